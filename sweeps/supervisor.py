@@ -78,7 +78,7 @@ class Supervisor:
         Raises:
             StoreError: Results cannot be written. `report` and `end` raise it, too.
         """
-        self.held_back_by_budget = self._queue.has_waiting and not self._budget.may_start()
+        self.held_back_by_budget = self._queue.has_waiting_trial and not self._budget.may_start()
         trial = None if self.held_back_by_budget else self._queue.next()
         if trial is None:
             return None

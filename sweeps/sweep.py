@@ -80,7 +80,7 @@ class Sweep(Listener):
             warm_start = warm_start_records(self.store, self.options.warm_start)
             earlier_work.announce(self.store.run)
             if earlier_work.finished and not earlier_work.failed and self._is_finished(earlier_work.finished):
-                self.store.write_moved(earlier_work.moved)
+                self.store.write_moved(earlier_work.moved_records)
                 self.store.write_table()
                 self._seconds_in_manifest = self._elapsed_s()  # looking for work does not count as time of the run
                 self._write_manifest("complete")
@@ -88,7 +88,7 @@ class Sweep(Listener):
 
             def start_supervisor(prepared: Mapping[str, Any]) -> Supervisor:
                 self._has_begun = True
-                self.store.write_moved(earlier_work.moved)
+                self.store.write_moved(earlier_work.moved_records)
                 self._write_manifest("running")
                 self._add_baselines(prepared)
                 return self._make_supervisor(earlier_work, other_runs, warm_start)
@@ -156,7 +156,7 @@ class Sweep(Listener):
         changed since."""
         earlier_work = read_earlier_work(self.store, self.plan.space)
         self._left_out = earlier_work.left_out_keys
-        self._resolved_settings.keep_former_defaults(earlier_work.former_defaults)
+        self._resolved_settings.keep_former_defaults(earlier_work.former_default_by_option)
         return earlier_work
 
     def _elapsed_s(self) -> float:

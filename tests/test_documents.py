@@ -10,7 +10,7 @@ import pytest
 from lopt import methods
 from lopt.config import FIELDS
 from lopt.records import TrialRecord
-from sweeps.planning.settings import NOT_SETTABLE
+from sweeps.planning.settings import REFUSED_FIELDS
 from sweeps.space import SPACE_FIELDS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,7 +26,7 @@ def names_in_section(title):
 
 
 def test_every_key_of_set_is_listed():
-    assert names_in_section("Names for `--set`") == {*FIELDS, *SPACE_FIELDS} - NOT_SETTABLE
+    assert names_in_section("Names for `--set`") == {*FIELDS, *SPACE_FIELDS} - REFUSED_FIELDS
 
 
 def test_every_option_of_a_method_is_listed():

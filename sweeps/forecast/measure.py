@@ -46,13 +46,13 @@ class _Rates:
     begin_s: float  # time to begin a trial
 
 
-def measure(configs: Sequence[Mapping[str, Any]], packed_count: int | None, threads: int | None) -> dict[str, Any]:
+def measure(configs: Sequence[Mapping[str, Any]], packed_count: int | None, thread_count: int | None) -> dict[str, Any]:
     """Measure what trials cost on this device.
 
     Args:
         configs: resolved configurations.
         packed_count: the number of trials with a shared backbone that train together; None measures the plain loop.
-        threads: the number of processor threads; None leaves the present number.
+        thread_count: the number of processor threads; None leaves the present number.
 
     Returns:
         `costs`: for each configuration, the fields of `sweeps.forecast.simulate.Cost` that are times in seconds.
@@ -63,12 +63,12 @@ def measure(configs: Sequence[Mapping[str, Any]], packed_count: int | None, thre
     from lopt import backbones
     from lopt.records import provenance
 
-    set_threads(threads)
+    set_threads(thread_count)
     trial_configs = [TrialConfig.from_dict(values) for values in configs]
     indices_by_kind: dict[tuple[object, ...], list[int]] = {}
     for index, config in enumerate(trial_configs):
         indices_by_kind.setdefault(_kind_key(config), []).append(index)
-    costs: dict[int, dict[str, float]] = {}
+    cost_by_index: dict[int, dict[str, float]] = {}
     figures, spreads = [], []
     for indices in indices_by_kind.values():
         rates, figure, spread = _measure_kind([trial_configs[index] for index in indices], packed_count)
@@ -77,10 +77,10 @@ def measure(configs: Sequence[Mapping[str, Any]], packed_count: int | None, thre
         for index in indices:
             config = trial_configs[index]
             precision = methods.get(config.method).weights_precision(config.precision)
-            costs[index] = _costs(config, rates, backbones.load(config.backbone, precision))
+            cost_by_index[index] = _costs(config, rates, backbones.load(config.backbone, precision))
         release_memory()
     return {
-        "costs": [costs[index] for index in range(len(trial_configs))],
+        "costs": [cost_by_index[index] for index in range(len(trial_configs))],
         "figures": figures,
         "spread": max(spreads),
         "hardware": provenance()["hardware"],
@@ -89,10 +89,10 @@ def measure(configs: Sequence[Mapping[str, Any]], packed_count: int | None, thre
 
 def _kind_key(config: TrialConfig) -> tuple[object, ...]:
     """Return a key that trials share if they read the same texts and need the same time for a token."""
-    ignored = ("method", "length", "rank", "options", "seed", "dropout", *_RECIPE_FIELDS)
-    settings = {name: value for name, value in config.to_dict().items() if name not in ignored}
-    passes = config.options.get("placement") if config.shares_backbone else config.method
-    return (passes, bool(config.dropout), *map(str, settings.values()))
+    ignored_fields = ("method", "length", "rank", "options", "seed", "dropout", *_RECIPE_FIELDS)
+    settings = {name: value for name, value in config.to_dict().items() if name not in ignored_fields}
+    pass_kind = config.options.get("placement") if config.shares_backbone else config.method
+    return (pass_kind, bool(config.dropout), *map(str, settings.values()))
 
 
 def _measure_kind(configs: Sequence[TrialConfig], packed_count: int | None) -> tuple[_Rates, dict[str, Any], float]:
@@ -107,9 +107,9 @@ def _measure_kind(configs: Sequence[TrialConfig], packed_count: int | None) -> t
     begin_times_s: list[float] = []
 
     def begin_trial(config: TrialConfig) -> Trial:
-        began = time.monotonic()
+        began_at_s = time.monotonic()
         trial = Trial(_config_to_measure(config, len(begin_times_s), backbone), phase="search")
-        begin_times_s.append(time.monotonic() - began)
+        begin_times_s.append(time.monotonic() - began_at_s)
         return trial
 
     def engine_loop(trials: Sequence[Trial]) -> _TimedLoop:
@@ -126,29 +126,29 @@ def _measure_kind(configs: Sequence[TrialConfig], packed_count: int | None) -> t
         trials = [begin_trial(config) for config in islice(cycle(configs), packed_count)]
         loop = engine_loop(trials)
         alone_loop = engine_loop([first_trial]) if packed_count > 1 else None
-    began = time.monotonic()
-    while len(loop.evaluation_times_s) < _MIN_ROUNDS or time.monotonic() - began < MIN_MEASURING_S:
+    began_at_s = time.monotonic()
+    while len(loop.evaluation_times_s) < _MIN_ROUNDS or time.monotonic() - began_at_s < MIN_MEASURING_S:
         loop.run_round()
         if alone_loop:  # the loops take turns, since other work may slow the machine for a while
             alone_loop.run_round()
-    step_times_s, alone_s = loop.step_times_s, median(alone_loop.step_times_s) if alone_loop else None
+    step_times_s, alone_step_s = loop.step_times_s, median(alone_loop.step_times_s) if alone_loop else None
     for _ in range(2):  # the first pass of any shape takes longer, so the second one counts
-        began = _synchronised_time(backbone)
+        began_at_s = _synchronised_time(backbone)
         predict_split(first_trial.backbone, first_trial.soft_prompt(), first_trial.data.test, first_trial.label_ids)
-        score_s = _synchronised_time(backbone) - began
-    tokens = [_step_tokens(trial.config, backbone, trial.data.train) for trial in trials]
+        score_s = _synchronised_time(backbone) - began_at_s
+    step_token_counts = [_step_tokens(trial.config, backbone, trial.data.train) for trial in trials]
     step_s = median(step_times_s)
-    token_s = step_s / sum(tokens)
-    if alone_s is not None:
+    token_s = step_s / sum(step_token_counts)
+    if alone_step_s is not None:
         # The slope of the line through two measured points. It is negative if one trial alone uses the device poorly.
-        alone_tokens = _step_tokens(first_trial.config, backbone, first_trial.data.train)
-        token_s = min(token_s, (step_s - alone_s) / (sum(tokens) - alone_tokens))
-    evaluated_tokens = sum(_pass_tokens(trial.config, backbone, trial.data.selection.lengths) for trial in trials)
+        alone_step_token_count = _step_tokens(first_trial.config, backbone, first_trial.data.train)
+        token_s = min(token_s, (step_s - alone_step_s) / (sum(step_token_counts) - alone_step_token_count))
+    evaluated_token_count = sum(_pass_tokens(trial.config, backbone, trial.data.selection.lengths) for trial in trials)
     rates = _Rates(
-        fixed_s=step_s - token_s * sum(tokens),
-        min_step_s=min(step_s, alone_s or step_s),
+        fixed_s=step_s - token_s * sum(step_token_counts),
+        min_step_s=min(step_s, alone_step_s or step_s),
         token_s=token_s,
-        evaluated_token_s=max(0.0, median(loop.evaluation_times_s)) / evaluated_tokens,
+        evaluated_token_s=max(0.0, median(loop.evaluation_times_s)) / evaluated_token_count,
         scored_token_s=score_s / _pass_tokens(first_trial.config, backbone, first_trial.data.test.lengths),
         begin_s=median(begin_times_s),
     )
@@ -161,7 +161,7 @@ def _measure_kind(configs: Sequence[TrialConfig], packed_count: int | None) -> t
         "step_s": step_s,
         "step_low_s": min(step_times_s),
         "step_high_s": max(step_times_s),
-        "step_alone_s": alone_s,
+        "step_alone_s": alone_step_s,
         "evaluation_s": sum(cost["evaluation_s"] for cost in costs),
         "canonical_evaluation_s": max(cost["score_s"] for cost in costs),
         "begin_s": rates.begin_s,
@@ -200,23 +200,23 @@ class _TimedLoop:
         self.evaluation_times_s: list[float] = []
 
     def run_round(self) -> None:
-        blocks, steps_per_block = _BLOCKS_PER_ROUND, _STEPS_PER_BLOCK[self._backbone.device.type]
+        block_count, steps_per_block = _BLOCKS_PER_ROUND, _STEPS_PER_BLOCK[self._backbone.device.type]
         if not self.step_times_s:  # the first steps take longer and do not count
             self._time_steps(steps_per_block)
-            blocks -= 1
-        for _ in range(blocks):
+            block_count -= 1
+        for _ in range(block_count):
             elapsed_s, mean_step_count = self._time_steps(steps_per_block)
             self.step_times_s.append(elapsed_s / mean_step_count)
         elapsed_s, mean_step_count = self._time_steps(1)
         self.evaluation_times_s.append(elapsed_s - mean_step_count * median(self.step_times_s))
 
-    def _time_steps(self, count: int) -> tuple[float, float]:
-        """Make `count` steps. Return the seconds they took, and how many steps of mean length have as many tokens."""
-        tokens_before, began = self._trained_tokens(), _synchronised_time(self._backbone)
-        for _ in range(count):
+    def _time_steps(self, step_count: int) -> tuple[float, float]:
+        """Make steps. Return the seconds they took, and how many steps of mean length have as many tokens."""
+        token_count_before, began_at_s = self._trained_tokens(), _synchronised_time(self._backbone)
+        for _ in range(step_count):
             self._advance()
-        elapsed_s = _synchronised_time(self._backbone) - began
-        return elapsed_s, (self._trained_tokens() - tokens_before) / self._mean_step_tokens
+        elapsed_s = _synchronised_time(self._backbone) - began_at_s
+        return elapsed_s, (self._trained_tokens() - token_count_before) / self._mean_step_tokens
 
     def _trained_tokens(self) -> int:
         return sum(trial.tokens for trial in self._trials)
@@ -246,8 +246,8 @@ def _step_tokens(config: TrialConfig, backbone: Backbone, train: Encoded) -> flo
 
     The tokens of one soft prompt are added, because all rows of a pass may share it.
     """
-    rows = min(config.batch_size, len(train)) / len(train) * _pass_tokens(config, backbone, train.lengths)
-    return rows + (config.length or 0)
+    row_tokens = min(config.batch_size, len(train)) / len(train) * _pass_tokens(config, backbone, train.lengths)
+    return row_tokens + (config.length or 0)
 
 
 def _costs(config: TrialConfig, rates: _Rates, backbone: Backbone) -> dict[str, float]:

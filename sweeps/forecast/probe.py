@@ -1,8 +1,8 @@
 """The prediction of how long a sweep will take.
 
 `sweeps.forecast.measure` measures the costs of trials where they would train, and `sweeps.forecast.simulate` simulates
-the sweep with these costs. The width of the printed range has two sources: the spread between simulations, and the
-spread of the measured steps.
+the sweep with these costs. The printed range has a width because the simulations differ, and because
+the measured steps differ.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lopt.records import TrialRecord
     from sweeps.space import Cell, Space
 
-_SAMPLE_COUNT = 40  # number of configurations that represent a cell if its trials differ in more than learning rates
+_SAMPLE_COUNT = 40  # number of configurations that represent a cell whose trials differ in more than learning rates
 # The spread has a lower limit, because a shared machine differs more from hour to hour than from step to step. It has
 # an upper limit, because a range that contains every duration says nothing.
 _MIN_SPREAD, _MAX_SPREAD = 0.08, 0.15
@@ -41,7 +41,7 @@ class Resources:
         shared_backbone_share: the share of a device that a trial with a shared backbone takes; None if no trials share
             a backbone.
         alone_share: the share of a device that any other trial takes.
-        measure_start_s: returns the time, in seconds, until the first trial begins, without the baselines.
+        measure_start_s: returns the seconds until the first trial begins, without the time for the baselines.
         measure: runs `sweeps.forecast.measure.measure` on configurations, where they would train.
         slowdown: the factor by which everything takes longer in a sweep than in the measurement.
     """
@@ -80,15 +80,15 @@ def predict(
     slowdown, device_count = resources.slowdown, resources.device_count
     cells_and_configs = [(cell, resolve(config)) for cell in space.cells for config in sample_configs(space, cell)]
     measurement = resources.measure([config for _, config in cells_and_configs])
-    costs: dict[str, list[Cost]] = {cell.name: [] for cell in space.cells}
-    baseline_s: dict[tuple[str, str], float] = {}
+    costs_by_cell: dict[str, list[Cost]] = {cell.name: [] for cell in space.cells}
+    baseline_s_by_backbone_and_task: dict[tuple[str, str], float] = {}
     for (cell, config), measured_times in zip(cells_and_configs, measurement["costs"], strict=True):
         shares_device = resources.shared_backbone_share is not None and config.shares_backbone
         shared_share, alone_share = resources.shared_backbone_share, resources.alone_share
         device_share = shared_share if shares_device and shared_share else alone_share
         stratum = space.stratum(cell, config)
         times = {name: slowdown * seconds for name, seconds in measured_times.items()}
-        costs[cell.name].append(
+        costs_by_cell[cell.name].append(
             Cost(
                 stratum=stratum,
                 shares_device=shares_device,
@@ -97,13 +97,13 @@ def predict(
                 **times,
             )
         )
-        baseline_s[config.backbone, config.task] = times["score_s"]
+        baseline_s_by_backbone_and_task[config.backbone, config.task] = times["score_s"]
     start_s = resources.measure_start_s()
-    start_s += sum(baseline_s.get((config.backbone, config.task), 0.0) for config in baselines)
+    start_s += sum(baseline_s_by_backbone_and_task.get((config.backbone, config.task), 0.0) for config in baselines)
     spread = min(max(measurement["spread"], _MIN_SPREAD), _MAX_SPREAD)
-    remaining = forecast(
+    rest = forecast(
         space,
-        list(costs.values()),
+        list(costs_by_cell.values()),
         device_count=device_count,
         max_concurrent=resources.max_concurrent,
         spread=spread,
@@ -113,14 +113,14 @@ def predict(
         audited_steps=audited_steps,
     )
     price_per_s = (price_per_hour or 0.0) / 3600
-    low_price, high_price = price_per_s * remaining.low_s, price_per_s * remaining.high_s
-    price = {"per_hour": price_per_hour, "low": low_price, "high": high_price}
+    low_price, high_price = price_per_s * rest.low_s, price_per_s * rest.high_s
+    price_range = {"per_hour": price_per_hour, "low": low_price, "high": high_price}
     return {
-        "seconds": {"low": remaining.low_s, "median": remaining.median_s, "high": remaining.high_s},
-        "price": None if price_per_hour is None else price,
+        "seconds": {"low": rest.low_s, "median": rest.median_s, "high": rest.high_s},
+        "price": None if price_per_hour is None else price_range,
         "trials_done": len(finished),
-        "trials": len(finished) + remaining.trial_count,
-        "steps": remaining.step_count,
+        "trials": len(finished) + rest.trial_count,
+        "steps": rest.step_count,
         "start_s": start_s,
         "devices": device_count,
         "concurrent": resources.max_concurrent,
@@ -157,51 +157,63 @@ def resources_of_this_process(elapsed_s: float) -> Resources:
 
 
 def sample_configs(space: Space, cell: Cell) -> list[TrialConfig]:
-    """Return trials that represent a cell: one, or random ones if its trials differ in more than learning rates."""
+    """Return trials that represent a cell: random ones if trials differ in more than learning rates, or else one."""
     if all(name.endswith("learning_rate") for name in cell.search):
         return [space.sample_trial(cell)]
     generator = np.random.default_rng(0)
 
     def random_point() -> dict[str, Any]:
-        return {name: _random_value(values, generator) for name, values in cell.search.items()}
+        return {name: _random_value(searched_range, generator) for name, searched_range in cell.search.items()}
 
     return [space.config(cell, random_point(), seed=0) for _ in range(_SAMPLE_COUNT)]
 
 
-def _random_value(values: Range, generator: np.random.Generator) -> Any:
-    if isinstance(values, Choice):
-        return values.values[generator.integers(len(values.values))]
-    ends = np.array([values.low, values.high])
-    low, high = (np.log(ends) if values.log else ends).tolist()
+def _random_value(searched_range: Range, generator: np.random.Generator) -> Any:
+    if isinstance(searched_range, Choice):
+        return searched_range.values[generator.integers(len(searched_range.values))]
+    ends = np.array([searched_range.low, searched_range.high])
+    low, high = (np.log(ends) if searched_range.log else ends).tolist()
     value = generator.uniform(low, high)
-    value = float(np.exp(value)) if values.log else value
-    return min(max(value if isinstance(values, Real) else round(value), values.low), values.high)
+    value = float(np.exp(value)) if searched_range.log else value
+    return min(
+        max(value if isinstance(searched_range, Real) else round(value), searched_range.low), searched_range.high
+    )
 
 
 def prediction_text(prediction: Mapping[str, Any]) -> str:
     """Return a prediction as text to be printed."""
     seconds, price, hardware = prediction["seconds"], prediction["price"], prediction["hardware"]
-    machine = hardware.get("gpu") or f"{hardware.get('cpu') or hardware['machine']}, {hardware.get('threads')} threads"
-    lines = [f"measured on {machine}:"]
+    machine_text = (
+        hardware.get("gpu") or f"{hardware.get('cpu') or hardware['machine']}, {hardware.get('threads')} threads"
+    )
+    lines = [f"measured on {machine_text}:"]
     for figure in prediction["measured"]:
-        trials = f"{figure['packed']} trials together" if figure["packed"] > 1 else "one trial"
-        alone = f"; {_duration(figure['step_alone_s'])} for one alone" if figure["step_alone_s"] is not None else ""
-        lines.append(
-            f"  {figure['kind']}: a step of {trials} takes {_duration(figure['step_s'])} "
-            f"({_duration(figure['step_low_s'])} to {_duration(figure['step_high_s'])}{alone}), "
-            f"an evaluation {_duration(figure['evaluation_s'])}, "
-            f"and scoring the reported split {_duration(figure['canonical_evaluation_s'])}"
+        trials_text = f"{figure['packed']} trials together" if figure["packed"] > 1 else "one trial"
+        alone_text = (
+            f"; {_short_duration(figure['step_alone_s'])} for one alone" if figure["step_alone_s"] is not None else ""
         )
-    lines.append(f"  the start-up takes {_duration(prediction['start_s'])}")
-    cost = f"; the price is {price['low']:.2f} to {price['high']:.2f} at {price['per_hour']:g} an hour" if price else ""
-    total, done = prediction["trials"], prediction["trials_done"]
-    subject = f"{done} of {total} trials are finished; the rest takes" if done else f"all {total} trials take"
+        lines.append(
+            f"  {figure['kind']}: a step of {trials_text} takes {_short_duration(figure['step_s'])} "
+            f"({_short_duration(figure['step_low_s'])} to {_short_duration(figure['step_high_s'])}{alone_text}), "
+            f"an evaluation {_short_duration(figure['evaluation_s'])}, "
+            f"and scoring the reported split {_short_duration(figure['canonical_evaluation_s'])}"
+        )
+    lines.append(f"  the start-up takes {_short_duration(prediction['start_s'])}")
+    price_text = (
+        f"; the price is {price['low']:.2f} to {price['high']:.2f} at {price['per_hour']:g} an hour" if price else ""
+    )
+    trial_count, finished_count = prediction["trials"], prediction["trials_done"]
+    subject_text = (
+        f"{finished_count} of {trial_count} trials are finished; the rest takes"
+        if finished_count
+        else f"all {trial_count} trials take"
+    )
     lines.append(
-        f"prediction: {subject} {format_duration(seconds['low'])} to {format_duration(seconds['high'])}, "
-        f"probably about {format_duration(seconds['median'])}{cost}"
+        f"prediction: {subject_text} {format_duration(seconds['low'])} to {format_duration(seconds['high'])}, "
+        f"probably about {format_duration(seconds['median'])}{price_text}"
     )
     return "\n".join([*lines, *(f"  ({assumption})" for assumption in prediction["assumptions"])])
 
 
-def _duration(seconds: float) -> str:
+def _short_duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s" if seconds >= 0.1 else f"{1000 * seconds:.2g} ms"

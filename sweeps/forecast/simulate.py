@@ -1,4 +1,4 @@
-"""How long a sweep will take: the sweep is simulated many times with the measured costs of its trials.
+"""Simulations of a sweep with the measured costs of its trials, which show how long the sweep will take.
 
 Each simulation draws new qualities for its trials, and the sweep's own early stopping decides on them. Trials begin in
 the sweep's own order and wait for a free device as they do on Ray. Trials that share a device step together.
@@ -43,7 +43,7 @@ class Cost:
     step_s: float  # what this trial adds to a step's time; may be negative (see `measure`)
     evaluation_s: float  # time of one evaluation of the held-out examples
     begin_s: float  # time that the trial takes on its device before its first step
-    score_s: float  # time of its final evaluation, during which no trial on the device makes a step
+    score_s: float  # time of the trial's final evaluation, during which no trial on the device makes a step
     eval_every: int  # number of steps between evaluations
     min_step_s: float = 0.0  # no step takes less time
 
@@ -54,7 +54,7 @@ class _Cell(CellCounts):
 
     costs: Sequence[Cost]  # the costs of the kinds of trial that its search may propose
     cost_by_stratum: dict[str, Cost]  # for each stratum of its trials so far, the cost of one of them
-    confirmed_counts: Counter[str] = field(default_factory=Counter)  # finished confirm trials of each stratum's winner
+    confirmed_count_by_stratum: Counter[str] = field(default_factory=Counter)  # finished confirm trials of the winner
 
 
 @dataclass(eq=False)
@@ -65,11 +65,11 @@ class _Trial:
     cell: _Cell
     cost: Cost
     phase: str
-    idle_s: float  # time until the trial takes part in steps, or until its final evaluation is over
-    milestones: deque[int]  # the steps at which early stopping may end it, and its last step
+    idle_s: float  # time until the trial steps with the others, or until its final evaluation is over
+    milestones: deque[int]  # the coming steps at which early stopping may end it, and its last step
     decision_count: int  # how often early stopping may decide on it
     step: float = 0.0
-    scoring: bool = False  # whether its final evaluation has begun
+    is_scoring: bool = False  # whether its final evaluation has begun
     group: _Group | None = None
 
 
@@ -87,29 +87,29 @@ class _Group:
         if not costs:
             return 0.0
         step_s = max(cost.fixed_s for cost in costs) + sum(cost.step_s for cost in costs)
-        evaluations_s = sum(cost.evaluation_s / cost.eval_every for cost in costs)
-        return max(step_s, *(cost.min_step_s for cost in costs)) + evaluations_s
+        evaluation_s = sum(cost.evaluation_s / cost.eval_every for cost in costs)
+        return max(step_s, *(cost.min_step_s for cost in costs)) + evaluation_s
 
     def next_event_s(self) -> float:
         """Return the time until one of the trials reaches a milestone, or is no longer idle."""
-        waits = [trial.idle_s for trial in self.trials if trial.idle_s > 0]
+        waits_s = [trial.idle_s for trial in self.trials if trial.idle_s > 0]
         if self.blocked_s > 0:
-            return min([self.blocked_s, *waits])
+            return min([self.blocked_s, *waits_s])
         step_s = self.step_s()
         stepping_trials = [trial for trial in self.trials if trial.idle_s <= 0]
-        return min([*waits, *(step_s * (trial.milestones[0] - trial.step) for trial in stepping_trials)])
+        return min([*waits_s, *(step_s * (trial.milestones[0] - trial.step) for trial in stepping_trials)])
 
-    def advance(self, seconds: float) -> list[_Trial]:
-        """Advance by `seconds`; return the trials that are then at a milestone or have had their final evaluation."""
+    def advance(self, elapsed_s: float) -> list[_Trial]:
+        """Advance by `elapsed_s`; return the trials that are then at a milestone or have had their final evaluation."""
         step_s = self.step_s() if self.blocked_s <= 0 else 0.0
-        self.blocked_s = _time_left(self.blocked_s, seconds)
+        self.blocked_s = _time_left(self.blocked_s, elapsed_s)
         for trial in self.trials:
             if trial.idle_s > 0:
-                trial.idle_s = _time_left(trial.idle_s, seconds)
+                trial.idle_s = _time_left(trial.idle_s, elapsed_s)
             elif step_s:
-                trial.step += seconds / step_s
-        ready = [trial for trial in self.trials if trial.idle_s <= 0]
-        return [trial for trial in ready if trial.scoring or trial.milestones[0] - trial.step < 1e-6]
+                trial.step += elapsed_s / step_s
+        ready_trials = [trial for trial in self.trials if trial.idle_s <= 0]
+        return [trial for trial in ready_trials if trial.is_scoring or trial.milestones[0] - trial.step < 1e-6]
 
 
 def _time_left(before_s: float, elapsed_s: float) -> float:
@@ -132,7 +132,7 @@ class SimulatedSweep:
         number: the number of this simulation. It is a part of the trials' keys, on which random choices depend.
 
     Attributes:
-        seconds: the duration of the sweep, once `run` has ended.
+        duration_s: the duration of the sweep in seconds, once `run` has ended.
         trial_count, step_count: the number of trials of the sweep, and the number of steps of all trials.
     """
 
@@ -152,19 +152,19 @@ class SimulatedSweep:
         number: int = 0,
     ) -> None:
         self._space, self._max_concurrent = space, max_concurrent
-        self._quality, self._pick_kind, self._number = quality, pick_kind, number
+        self._score_at_rung, self._pick_kind, self._number = quality, pick_kind, number
         self._early_stopping = EarlyStopping(space.stopping_rule, audit=audit, audited_steps=audited_steps)
         self._early_stopping.replay(finished)
-        counts = search_trial_counts or [trial_count(space, cell) for cell in space.cells]
+        planned_counts = search_trial_counts or [trial_count(space, cell) for cell in space.cells]
         cells = [
-            _simulated_cell(cell.name, cell_costs, count, finished, space)
-            for cell, cell_costs, count in zip(space.cells, costs, counts, strict=True)
+            _simulated_cell(cell.name, cell_costs, planned_count, finished, space)
+            for cell, cell_costs, planned_count in zip(space.cells, costs, planned_counts, strict=True)
         ]
         self._turns: Turns[_Cell, Cost] = Turns(cells)
-        self._waiting: deque[_Trial] = deque()
+        self._waiting_trials: deque[_Trial] = deque()
         self._free_shares = [1.0] * device_count
         self._groups: list[_Group] = []
-        self.seconds, self.step_count, self.trial_count = 0.0, 0.0, 0
+        self.duration_s, self.step_count, self.trial_count = 0.0, 0.0, 0
         for cell in cells:
             self._queue_winners(cell)
 
@@ -172,27 +172,27 @@ class SimulatedSweep:
         self._start_trials()
         while self._groups:
             elapsed_s = min(group.next_event_s() for group in self._groups)
-            self.seconds += elapsed_s
+            self.duration_s += elapsed_s
             for trial in [trial for group in self._groups for trial in group.advance(elapsed_s)]:
-                self._handle(trial)
+                self._handle_milestone(trial)
             self._start_trials()
         return self
 
     # --- how trials start -----------------------------------------------------------------------------------------
 
     def _start_trials(self) -> None:
-        while len(self._waiting) + sum(len(group.trials) for group in self._groups) < self._max_concurrent:
+        while len(self._waiting_trials) + sum(len(group.trials) for group in self._groups) < self._max_concurrent:
             if (trial := self._next_trial()) is None:
                 break
-            self._waiting.append(trial)
-        for trial in list(self._waiting):
-            needed = trial.cost.device_share - 1e-3
-            free_devices = [device for device, share in enumerate(self._free_shares) if share >= needed]
+            self._waiting_trials.append(trial)
+        for trial in list(self._waiting_trials):
+            needed_share = trial.cost.device_share - 1e-3
+            free_devices = [device for device, share in enumerate(self._free_shares) if share >= needed_share]
             if free_devices:
-                self._waiting.remove(trial)
-                self._place(trial, max(free_devices, key=self._free_shares.__getitem__))
+                self._waiting_trials.remove(trial)
+                self._place_on_device(trial, max(free_devices, key=self._free_shares.__getitem__))
 
-    def _place(self, trial: _Trial, device: int) -> None:
+    def _place_on_device(self, trial: _Trial, device: int) -> None:
         self._free_shares[device] -= trial.cost.device_share
         groups = (group for group in self._groups if group.device == device and group.trials[0].cost.shares_device)
         group = next(groups, None) if trial.cost.shares_device else None
@@ -217,27 +217,27 @@ class SimulatedSweep:
 
     # --- how trials end -------------------------------------------------------------------------------------------
 
-    def _handle(self, trial: _Trial) -> None:
+    def _handle_milestone(self, trial: _Trial) -> None:
         """Decide on a trial that is at a milestone or has had its final evaluation."""
-        if trial.scoring:
-            self._end(trial)
+        if trial.is_scoring:
+            self._end_trial(trial)
             return
         step = trial.milestones.popleft()
         if trial.milestones:
-            quality = self._quality(trial.number, trial.decision_count - len(trial.milestones))
+            score = self._score_at_rung(trial.number, trial.decision_count - len(trial.milestones))
             key = f"{self._number}-{trial.number}"
-            if self._early_stopping.report(trial.cost.stratum, key, step, quality) is Decision.STOP:
-                self._end(trial)
+            if self._early_stopping.report(trial.cost.stratum, key, step, score) is Decision.STOP:
+                self._end_trial(trial)
         elif trial.phase == "confirm" and trial.cost.score_s > 0:
             assert trial.group is not None
-            trial.scoring, trial.idle_s = True, trial.cost.score_s
+            trial.is_scoring, trial.idle_s = True, trial.cost.score_s
             if trial.cost.shares_device:  # trials of a group are scored one after another
                 trial.group.blocked_s += trial.cost.score_s
                 trial.idle_s = trial.group.blocked_s
         else:
-            self._end(trial)
+            self._end_trial(trial)
 
-    def _end(self, trial: _Trial) -> None:
+    def _end_trial(self, trial: _Trial) -> None:
         group = trial.group
         assert group is not None
         self.step_count += round(trial.step)
@@ -251,10 +251,10 @@ class SimulatedSweep:
             self._queue_winners(trial.cell)
 
     def _queue_winners(self, cell: _Cell) -> None:
-        if cell.search_is_over and not cell.confirm_queued:
-            cell.confirm_queued = True
+        if cell.is_search_over and not cell.has_queued_confirm_trials:
+            cell.has_queued_confirm_trials = True
             for stratum, cost in sorted(cell.cost_by_stratum.items()):
-                seeds_left = max(0, self._space.confirm_seeds - cell.confirmed_counts[stratum])
+                seeds_left = max(0, self._space.confirm_seeds - cell.confirmed_count_by_stratum[stratum])
                 self._turns.confirm_trials.extend([(cell, cost)] * seeds_left)
 
 
@@ -272,7 +272,7 @@ def _simulated_cell(
     # As long as the search goes on, its winners may change.
     confirm_trials = winners_confirm_trials(records) if started_count == planned_count else []
     cell = _Cell(planned_count=planned_count, started_count=started_count, costs=costs, cost_by_stratum=cost_by_stratum)
-    cell.confirmed_counts = Counter(stratum for stratum, _ in confirm_trials)
+    cell.confirmed_count_by_stratum = Counter(stratum for stratum, _ in confirm_trials)
     return cell
 
 
@@ -283,12 +283,12 @@ def random_quality_function(generator: np.random.Generator, trial_count: int) ->
     later trials are better or worse than earlier ones (`trend`).
     """
     constancy, trend = generator.uniform(0.4, 0.95), generator.normal(0.0, 0.5)
-    trial_qualities: dict[int, float] = {}
+    quality_by_trial_number: dict[int, float] = {}
 
-    def quality(number: int, rung: int) -> float:
-        if number not in trial_qualities:
-            trial_qualities[number] = generator.normal() + trend * number / max(1, trial_count)
-        score = constancy * trial_qualities[number] + np.sqrt(1 - constancy**2) * generator.normal()
+    def quality(trial_number: int, rung_index: int) -> float:
+        if trial_number not in quality_by_trial_number:
+            quality_by_trial_number[trial_number] = generator.normal() + trend * trial_number / max(1, trial_count)
+        score = constancy * quality_by_trial_number[trial_number] + np.sqrt(1 - constancy**2) * generator.normal()
         return float(np.round(score / _QUALITY_GRAIN) * _QUALITY_GRAIN)
 
     return quality
@@ -296,7 +296,7 @@ def random_quality_function(generator: np.random.Generator, trial_count: int) ->
 
 @dataclass(frozen=True)
 class Forecast:
-    """The time that a sweep takes, and the median number of its trials and of the steps of all trials."""
+    """The time that a sweep takes; the median number of its trials; and the median number of their steps together."""
 
     low_s: float
     median_s: float
@@ -318,7 +318,7 @@ def forecast(
     audited_steps: Mapping[str, int] = MappingProxyType({}),
     simulation_count: int = SIMULATION_COUNT,
 ) -> Forecast:
-    """Return the range of time in which 90 % of the simulated sweeps end.
+    """Return the range of durations that 90 % of the simulated sweeps have.
 
     Args:
         spread: each simulated time is multiplied by a random factor, whose logarithm has this standard deviation.
@@ -326,7 +326,7 @@ def forecast(
         space, costs, device_count, max_concurrent, finished, audit, audited_steps: as for `SimulatedSweep`.
         simulation_count: the number of simulated sweeps.
     """
-    seconds, sweeps = [], []
+    durations_s, sweeps = [], []
     search_trial_counts = [trial_count(space, cell) for cell in space.cells]
     for seed in range(simulation_count):
         generator = np.random.default_rng(seed)
@@ -344,7 +344,7 @@ def forecast(
             number=seed,
         ).run()
         sweeps.append(sweep)
-        seconds.append((start_s + sweep.seconds) * np.exp(spread * generator.normal()))
-    low, median, high = np.quantile(seconds, [LOW, 0.5, HIGH])
-    counts = np.median([(sweep.trial_count, sweep.step_count) for sweep in sweeps], axis=0)
-    return Forecast(float(low), float(median), float(high), round(float(counts[0])), round(float(counts[1])))
+        durations_s.append((start_s + sweep.duration_s) * np.exp(spread * generator.normal()))
+    low_s, median_s, high_s = np.quantile(durations_s, [LOW, 0.5, HIGH]).tolist()
+    counts = np.median([(sweep.trial_count, sweep.step_count) for sweep in sweeps], axis=0).tolist()
+    return Forecast(low_s, median_s, high_s, *map(round, counts))

@@ -1,4 +1,4 @@
-"""Checks a space before anything runs, so that a setting which its trials would refuse is an error at once."""
+"""The check of a space before anything runs: a setting that its trials would refuse is an error at once."""
 
 from lopt import methods
 from lopt.config import FIELDS
@@ -9,7 +9,7 @@ from sweeps.space import Cell, Space
 
 
 def check_space(space: Space) -> None:
-    """Check all names, every value of each list, both ends of each range, first points, the sampler and the rule.
+    """Check names, every value of lists, both ends of ranges, first points, the sampler and the stopping rule.
 
     Raises:
         ValueError: A name is not valid; a trial would refuse a value; the sampler or the stopping rule is unknown; the
@@ -17,7 +17,7 @@ def check_space(space: Space) -> None:
     """
     stopping.get(space.stopping)
     sampler = samplers.get(space.sampler)
-    cell_names: dict[str, str] = {}  # by an id of the cell's trials
+    cell_name_by_trials_id: dict[str, str] = {}
     for cell in space.cells:
         _check_names(space, cell)
         if cell.search:
@@ -27,40 +27,40 @@ def check_space(space: Space) -> None:
         trials_id = (
             f"{space.sample_trial(cell).key} {sorted((name, str(values)) for name, values in cell.search.items())}"
         )
-        if trials_id in cell_names:
+        if trials_id in cell_name_by_trials_id:
             raise ValueError(
-                f"space {space.name}: {cell_names[trials_id]} and {cell.name} have the same trials, but a trial "
-                "belongs to one cell only; leave out one of the two cells"
+                f"space {space.name}: {cell_name_by_trials_id[trials_id]} and {cell.name} have the same trials, "
+                "but a trial belongs to one cell only; leave out one of the two cells"
             )
-        cell_names[trials_id] = cell.name
+        cell_name_by_trials_id[trials_id] = cell.name
 
 
 def _check_ranges(space: Space, cell: Cell) -> None:
     """Raise ValueError if TrialConfig refuses a value of a list or an end of a range."""
     for name, searched_range in cell.search.items():
         method, dot, field_name = name.rpartition(".")
-        low_point = {**space.low_ends(cell), **({"method": method} if dot else {})}
+        lowest_point = {**space.low_ends(cell), **({"method": method} if dot else {})}
         for value in (
             searched_range.values if isinstance(searched_range, Choice) else (searched_range.low, searched_range.high)
         ):
-            point = {**low_point, name: value}
+            point = {**lowest_point, name: value}
             if field_name == "rank":  # a rank cannot exceed the length, so the length is raised to the rank
-                low_length = space.config(cell, low_point, seed=0).length
-                has_length = isinstance(value, int) and low_length is not None
-                point[f"{method}{dot}length"] = max(value, low_length) if has_length else low_length
+                lowest_length = space.config(cell, lowest_point, seed=0).length
+                can_raise_length = isinstance(value, int) and lowest_length is not None
+                point[f"{method}{dot}length"] = max(value, lowest_length) if can_raise_length else lowest_length
             space.config(cell, point, seed=0)
 
 
 def _check_first_points(space: Space, cell: Cell) -> None:
     """Raise ValueError if a point of `first` has a field that is not searched, or a value that is not valid."""
-    where = f"space {space.name}, cell {cell.name}"
+    place = f"space {space.name}, cell {cell.name}"
     for point in cell.first:
         for name, value in point.items():
             if name not in cell.search:
-                raise ValueError(f"{where}: `first` gives `{name}` the value {value!r}, but `{name}` is not searched")
+                raise ValueError(f"{place}: `first` gives `{name}` the value {value!r}, but `{name}` is not searched")
             if value is not None and value not in cell.search[name]:
                 raise ValueError(
-                    f"{where}: `first` gives `{name}` the value {value!r}, which is outside its range "
+                    f"{place}: `first` gives `{name}` the value {value!r}, which is outside its range "
                     f"({cell.search[name]})"
                 )
         space.config(cell, {**space.low_ends(cell), **point}, seed=0)
@@ -68,17 +68,17 @@ def _check_first_points(space: Space, cell: Cell) -> None:
 
 def _check_names(space: Space, cell: Cell) -> None:
     """Raise ValueError on a name that is neither a field of TrialConfig nor an option of a method."""
-    where = f"space {space.name}, cell {cell.name}"
+    place = f"space {space.name}, cell {cell.name}"
     valid_names = {*FIELDS, *methods.options()}
     if "max_steps" in {*cell.fixed, *cell.search}:  # the cells share rungs and budgets
-        raise ValueError(f"{where}: `max_steps` must be the same for all cells; set it in `base`")
+        raise ValueError(f"{place}: `max_steps` must be the same for all cells; set it in `base`")
     if "metric" in cell.search:  # scores by different metrics cannot be compared
-        raise ValueError(f"{where}: `metric` must be the same for all trials of a cell; set it in `fixed` or `base`")
-    names_in_first = (name for point in cell.first for name in point)
-    for name in dict.fromkeys([*space.base, *cell.fixed, *cell.search, *names_in_first]):
+        raise ValueError(f"{place}: `metric` must be the same for all trials of a cell; set it in `fixed` or `base`")
+    names_in_first_points = (name for point in cell.first for name in point)
+    for name in dict.fromkeys([*space.base, *cell.fixed, *cell.search, *names_in_first_points]):
         method, dot, field_name = name.rpartition(".")
         if field_name not in valid_names or (dot and method not in methods.names()):
             raise ValueError(
-                f"{where}: unknown name {name!r}; valid names are the fields of TrialConfig and the options of methods."
+                f"{place}: unknown name {name!r}; valid names are the fields of TrialConfig and the options of methods."
                 f"{nearest(field_name, valid_names)}"
             )

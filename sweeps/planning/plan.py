@@ -1,4 +1,4 @@
-"""The plan of a sweep, which says what will run. Making it takes neither a network nor weights."""
+"""The plan of a sweep, which says what will run. Making it needs neither a network nor weights."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ class CellPlan:
 
     Attributes:
         sample_trial: One of its trials.
-        counts: Parameter counts of its trials; None if the method or the shape is searched.
-        search: Range of each searched field, as text.
+        parameter_counts: Parameter counts of its trials; None if the method or the shape is searched.
+        search: Range of each searched field, as text, by the field's name.
         trial_count: Number of search trials.
     """
 
     name: str
     sample_trial: TrialConfig
-    counts: methods.Counts | None
+    parameter_counts: methods.Counts | None
     search: dict[str, str]
     trial_count: int
 
@@ -52,10 +52,10 @@ class Plan:
     @property
     def expected_steps(self) -> float:
         """Average number of steps if the trials of a cell are equally good."""
-        cell_counts = Counter(cell.trial_count for cell in self.cells)  # number of cells by their number of trials
+        cell_count_by_trial_count = Counter(cell.trial_count for cell in self.cells)
         search_steps = sum(
             cell_count * sum(self.space.expected_steps(position) for position in range(1, trials_per_cell + 1))
-            for trials_per_cell, cell_count in cell_counts.items()
+            for trials_per_cell, cell_count in cell_count_by_trial_count.items()
         )
         return search_steps + (self.confirm_trial_count or 0) * self.space.max_steps
 
@@ -66,17 +66,17 @@ def make_plan(space: Space) -> Plan:
     Raises:
         ValueError: A cell has settings with which no trial could run, or nothing is known offline about a backbone.
     """
-    cells = []
+    cell_plans = []
     for cell in space.cells:
         sample_trial = space.sample_trial(cell)
-        shape_is_searched = {"method", "length", "rank"} & {name.rpartition(".")[2] for name in cell.search}
-        cells.append(
+        searched_shape_fields = {"method", "length", "rank"} & {name.rpartition(".")[2] for name in cell.search}
+        cell_plans.append(
             CellPlan(
                 name=cell.name,
                 sample_trial=sample_trial,
-                counts=None if shape_is_searched else methods.counts_of(sample_trial),
+                parameter_counts=None if searched_shape_fields else methods.counts_of(sample_trial),
                 search={name: str(searched) for name, searched in cell.search.items()},
                 trial_count=trial_count(space, cell),
             )
         )
-    return Plan(space, tuple(cells))
+    return Plan(space, tuple(cell_plans))

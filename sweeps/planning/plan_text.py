@@ -13,13 +13,13 @@ from sweeps.space import Space
 
 def plan_to_dict(plan: Plan) -> dict[str, Any]:
     """Return the plan as a JSON object."""
-    space = plan.space.to_dict()
-    for cell_dict, cell in zip(space["cells"], plan.cells, strict=True):
+    space_dict = plan.space.to_dict()
+    for cell_dict, cell in zip(space_dict["cells"], plan.cells, strict=True):
         cell_dict["trials"] = cell.trial_count
         for name in ("trainable", "stored", "materialised"):
-            cell_dict[f"{name}_parameters"] = getattr(cell.counts, name, None)
+            cell_dict[f"{name}_parameters"] = getattr(cell.parameter_counts, name, None)
     return {
-        **space,
+        **space_dict,
         "rungs": plan.space.decision_steps(),
         "max_steps": plan.space.max_steps,
         "search_trials": plan.search_trial_count,
@@ -35,55 +35,57 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
 def format_plan(plan: Plan, run: str) -> str:
     """Return the plan as text of several lines."""
     space, sample_trial = plan.space, plan.cells[0].sample_trial
-    facts = backbones.facts(sample_trial.backbone)
+    backbone_facts = backbones.facts(sample_trial.backbone)
     task_names = sorted({cell.sample_trial.task for cell in plan.cells})
     task_text = ", ".join(_task_title(name) for name in task_names)
     if len(task_names) == 1:
         task_text += f"; label words {', '.join(map(repr, sample_trial.label_words or ()))}"
-    seeds_text = _count(space.confirm_seeds, "fresh seed")
+    seeds_text = _count_text(space.confirm_seeds, "fresh seed")
     if plan.confirm_trial_count is None:
         confirm_text = f"then confirm trials (the best of each size with {seeds_text})"
         steps_suffix = ", plus the confirm trials"
     else:
-        confirm_text = f"then {_count(plan.confirm_trial_count, 'confirm trial')} (each winner with {seeds_text})"
+        confirm_text = f"then {_count_text(plan.confirm_trial_count, 'confirm trial')} (each winner with {seeds_text})"
         steps_suffix = ""
+    search_text = f"{_count_text(plan.search_trial_count, 'search trial')} ({_trials_per_cell_text(plan)})"
     lines = [
         f"{space.title}: space {space.name}, profile {space.profile}, run {run}",
-        f"  backbone   {sample_trial.backbone} (d = {facts.width:,}, {facts.layers} layers)",
+        f"  backbone   {sample_trial.backbone} (d = {backbone_facts.width:,}, {backbone_facts.layers} layers)",
         f"  task       {task_text}",
         f"  training   {_training_text(plan)}; {space.max_steps:,} steps, evaluated every {sample_trial.eval_every:,}",
         f"  stopping   {_stopping_text(space)}",
         *_optional_lines(plan),
-        f"  trials     {_count(plan.search_trial_count, 'search trial')} ({_trials_per_cell(plan)}), {confirm_text}",
+        f"  trials     {search_text}, {confirm_text}",
         f"  steps      about {_round_steps(plan.expected_steps):,}, at most {plan.most_steps:,}{steps_suffix}",
         *sizes.size_lines(plan),
         *(f"  note       {note}" for note in plan_notes(plan)),
         "",
     ]
-    width = max(4, *(len(cell.name) for cell in plan.cells))
-    lines.append(f"  {'cell':<{width}}  {'trainable':>10}  {'stored':>10}  {'at input':>10}  trials")
+    name_width = max(4, *(len(cell.name) for cell in plan.cells))
+    lines.append(f"  {'cell':<{name_width}}  {'trainable':>10}  {'stored':>10}  {'at input':>10}  trials")
     for cell in plan.cells:
-        counts = [f"{count:,}" for count in astuple(cell.counts)] if cell.counts else ["searched"] * 3
-        columns = "  ".join(f"{count:>10}" for count in counts)
-        lines.append(f"  {cell.name:<{width}}  {columns}  {cell.trial_count:>6}")
+        parameter_counts = astuple(cell.parameter_counts) if cell.parameter_counts else None
+        count_texts = [f"{count:,}" for count in parameter_counts] if parameter_counts else ["searched"] * 3
+        count_columns = "  ".join(f"{count:>10}" for count in count_texts)
+        lines.append(f"  {cell.name:<{name_width}}  {count_columns}  {cell.trial_count:>6}")
     return "\n".join([*lines, *_range_lines(plan)])
 
 
 def plan_notes(plan: Plan) -> list[str]:
-    """Return notes on the rows and label words of the tasks, which a user should read before anything runs."""
+    """Return notes on the tasks' rows and label words. A user should read them before anything runs."""
     return list(dict.fromkeys(one_line(note) for cell in plan.cells for note in data.plan_notes(cell.sample_trial)))
 
 
-def _count(count: int, noun: str) -> str:
+def _count_text(count: int, noun: str) -> str:
     """Return a count with its noun, in the plural unless the count is 1."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def _trials_per_cell(plan: Plan) -> str:
+def _trials_per_cell_text(plan: Plan) -> str:
     """Return the number of search trials of a cell as text. If a cell has fewer than the space asks for, say why."""
-    counts, requested_count = sorted({cell.trial_count for cell in plan.cells}), plan.space.trials
-    count_text = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
-    if counts[0] == requested_count:
+    trial_counts, requested_count = sorted({cell.trial_count for cell in plan.cells}), plan.space.trials
+    count_text = " to ".join(map(str, dict.fromkeys((trial_counts[0], trial_counts[-1]))))
+    if trial_counts[0] == requested_count:
         return f"{count_text} per cell"
     if not any(cell.search for cell in plan.cells):
         return f"{count_text} per cell, because nothing is searched"
@@ -107,16 +109,16 @@ def _optional_lines(plan: Plan) -> list[str]:
     dropout_rates = sorted({f"{config.dropout:g}" for config in configs if config.dropout})
     if dropout_rates:
         lines.append(f"  dropout    {', '.join(dropout_rates)} in training; trials with dropout train alone")
-    tasks_by_metric: dict[str, list[str]] = {}
+    task_titles_by_metric: dict[str, list[str]] = {}
     for config in configs:
-        tasks_by_metric.setdefault(METRICS[config.metric], []).append(_task_title(config.task))
-    if set(tasks_by_metric) != {METRICS["accuracy"]}:
-        has_several_metrics = len(tasks_by_metric) > 1
-        parts = [
+        task_titles_by_metric.setdefault(METRICS[config.metric], []).append(_task_title(config.task))
+    if set(task_titles_by_metric) != {METRICS["accuracy"]}:
+        has_several_metrics = len(task_titles_by_metric) > 1
+        metric_texts = [
             f"by {metric}" + (f" on {', '.join(dict.fromkeys(titles))}" if has_several_metrics else "")
-            for metric, titles in tasks_by_metric.items()
+            for metric, titles in task_titles_by_metric.items()
         ]
-        lines.append(f"  selection  {'; '.join(parts)}")
+        lines.append(f"  selection  {'; '.join(metric_texts)}")
     return lines
 
 
@@ -129,41 +131,41 @@ def _task_title(name: str) -> str:
     return f"{tasks.get(name).title} ({name})"
 
 
-_OPTIMIZERS = {"adafactor": "Adafactor", "adamw": "AdamW"}
-_SCHEDULES = {"constant": "constant", "linear": "falling"}
+_OPTIMIZER_TITLES = {"adafactor": "Adafactor", "adamw": "AdamW"}
+_SCHEDULE_WORDS = {"constant": "constant", "linear": "falling"}
 
 
 def _training_text(plan: Plan) -> str:
-    """Return batch size, optimiser, schedule and learning rates, as far as all methods of the space share them."""
+    """Return the batch size, and the optimiser, schedule and learning rates if all methods of the space share them."""
     configs = plan.space.all_sample_trials
     batch_text = "batch " + " or ".join(str(size) for size in sorted({config.batch_size for config in configs}))
-    searches_method = any("method" in cell.search for cell in plan.cells)  # `configs` have only the first method then
+    searches_method = any("method" in cell.search for cell in plan.cells)  # if so, `configs` have the first method only
     has_several_methods = len({config.method for config in configs}) > 1
     has_several_optimizers = len({(config.optimizer, config.schedule) for config in configs}) > 1
     if searches_method or (has_several_methods and has_several_optimizers):
         return f"{batch_text}, each method's own optimiser, schedule and learning rates"
     config, cell = configs[0], plan.cells[0]
     first_points = [point for space_cell in plan.space.cells for point in space_cell.first]
-    first_rates = sorted({point["learning_rate"] for point in first_points if "learning_rate" in point})
+    first_learning_rates = sorted({point["learning_rate"] for point in first_points if "learning_rate" in point})
     rate_range = cell.search.get("learning_rate")
     rate_text = f"searched in {rate_range}" if rate_range else f"{config.learning_rate:g}"
-    if rate_range and first_rates:
-        rate_text = f"{', '.join(f'{rate:g}' for rate in first_rates)} first, then {rate_text}"
-    optimizer, schedule = _OPTIMIZERS[str(config.optimizer)], _SCHEDULES[str(config.schedule)]
+    if rate_range and first_learning_rates:
+        rate_text = f"{', '.join(f'{rate:g}' for rate in first_learning_rates)} first, then {rate_text}"
+    optimizer, schedule = _OPTIMIZER_TITLES[str(config.optimizer)], _SCHEDULE_WORDS[str(config.schedule)]
     return f"{batch_text}, {optimizer}, {schedule} learning rate, {rate_text}"
 
 
 def _range_lines(plan: Plan) -> list[str]:
     """Return lines on the ranges that `_training_text` does not give. Cells with the same ranges share a line."""
-    cells_by_ranges: dict[str, list[str]] = {}
-    rates_differ = len({cell.search.get("learning_rate") for cell in plan.cells}) > 1
+    cell_names_by_ranges: dict[str, list[str]] = {}
+    has_several_rate_ranges = len({cell.search.get("learning_rate") for cell in plan.cells}) > 1
     for cell in plan.cells:
-        if rates_differ or set(cell.search) - {"learning_rate"}:
+        if has_several_rate_ranges or set(cell.search) - {"learning_rate"}:
             ranges_text = "; ".join(f"{name} {range_text}" for name, range_text in cell.search.items())
-            cells_by_ranges.setdefault(ranges_text, []).append(cell.name)
+            cell_names_by_ranges.setdefault(ranges_text, []).append(cell.name)
     lines = []
-    for ranges_text, names in cells_by_ranges.items():
-        other_cells = f" and {_count(len(names) - 1, 'more cell')}" if len(names) > 1 else ""
+    for ranges_text, cell_names in cell_names_by_ranges.items():
+        other_cells_text = f" and {_count_text(len(cell_names) - 1, 'more cell')}" if len(cell_names) > 1 else ""
         if ranges_text:
-            lines.append(f"  ranges in {names[0]}{other_cells}: {ranges_text}")
+            lines.append(f"  ranges in {cell_names[0]}{other_cells_text}: {ranges_text}")
     return lines

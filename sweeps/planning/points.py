@@ -7,7 +7,7 @@ from typing import Any
 from lopt.ranges import Choice, Real, Whole
 from sweeps.space import Cell, Space
 
-_MAX_POINTS = 10_000  # a cell with more points counts as having endlessly many
+_MAX_POINTS = 10_000  # a cell with more points counts as a cell with endlessly many
 
 
 def all_points(cell: Cell) -> Iterator[dict[str, Any]] | None:
@@ -15,25 +15,25 @@ def all_points(cell: Cell) -> Iterator[dict[str, Any]] | None:
     method_choice = cell.search.get("method")
     points_by_method = []
     for method in method_choice.values if isinstance(method_choice, Choice) else (None,):
-        values: dict[str, Any] = {}
+        values_by_name: dict[str, Any] = {}
         for name, searched_range in cell.search.items():
             if "." in name and name.partition(".")[0] != method:
                 continue
             if isinstance(searched_range, Real):
                 return None
             if isinstance(searched_range, Whole):
-                values[name] = range(searched_range.low, searched_range.high + 1)
+                values_by_name[name] = range(searched_range.low, searched_range.high + 1)
             else:
-                values[name] = searched_range.values
+                values_by_name[name] = searched_range.values
         if method is not None:
-            values["method"] = (method,)
-        points_by_method.append(_combinations(values))
+            values_by_name["method"] = (method,)
+        points_by_method.append(_combinations(values_by_name))
     return chain.from_iterable(points_by_method)
 
 
-def _combinations(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Return every combination of the values of the names."""
-    return (dict(zip(values, combination, strict=True)) for combination in product(*values.values()))
+def _combinations(values_by_name: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Return every combination of one value for each name."""
+    return (dict(zip(values_by_name, combination, strict=True)) for combination in product(*values_by_name.values()))
 
 
 def trial_count(space: Space, cell: Cell) -> int:
@@ -42,9 +42,9 @@ def trial_count(space: Space, cell: Cell) -> int:
     points = all_points(cell) if cell.search else iter([{}])
     if points is None:
         return space.trials
-    keys: set[str] = set()
-    for count, point in enumerate(islice(points, _MAX_POINTS), start=1):
-        keys.add(space.config(cell, point, seed=0).key)
-        if len(keys) == space.trials or count == _MAX_POINTS:
+    trial_keys: set[str] = set()
+    for point_count, point in enumerate(islice(points, _MAX_POINTS), start=1):
+        trial_keys.add(space.config(cell, point, seed=0).key)
+        if len(trial_keys) == space.trials or point_count == _MAX_POINTS:
             return space.trials
-    return len(keys)
+    return len(trial_keys)

@@ -15,7 +15,7 @@ from lopt.registry import nearest
 from sweeps.planning.check_space import check_space
 from sweeps.space import SPACE_FIELDS, Cell, Space, searched_names
 
-NOT_SETTABLE = {"options", "seed", "data_revision", "model_revision"}  # fields of TrialConfig that --set refuses
+REFUSED_FIELDS = {"options", "seed", "data_revision", "model_revision"}  # fields of TrialConfig that --set refuses
 
 
 def with_settings(space: Space, settings: Mapping[str, str]) -> Space:
@@ -45,8 +45,8 @@ def _with_setting(space: Space, key: str, text: str) -> Space:
     names_in_search = {name for cell in space.cells for name in cell.search}
     method, dot, field = key.rpartition(".")
     if dot and key not in names_in_search and field in names_in_search and _method_names(space) == {method}:
-        key = field  # the names of ranges have no prefix if there is one method only, as after --set method=lora
-    valid_keys = sorted({*FIELDS, *methods.options(), *SPACE_FIELDS, *space.axes, *names_in_search} - NOT_SETTABLE)
+        key = field  # with one method only, as after --set method=lora, names of ranges have no prefix
+    valid_keys = sorted({*FIELDS, *methods.options(), *SPACE_FIELDS, *space.axes, *names_in_search} - REFUSED_FIELDS)
     if key not in valid_keys and key not in _options_with_prefix(space):
         raise ValueError(f"unknown key {key!r} in --set; valid: {', '.join(valid_keys)}.{nearest(key, valid_keys)}")
     if key in SPACE_FIELDS:
@@ -65,22 +65,22 @@ def _with_setting(space: Space, key: str, text: str) -> Space:
         return _with_axis(space, key, text, values)
     ranges = [cell.search[name] for cell in space.cells for name in _names_for_key(cell, key)]
     if ":" in text and any(_is_numeric(searched_range) for searched_range in ranges):
-        return _with_search(space, key, partial(_new_range, key, text))
+        return _with_ranges(space, key, partial(_new_range, key, text))
     if any(key in cell.fixed for cell in space.cells):
         raise ValueError(
-            f"{key} is fixed by the cells of space {space.name}. --set takes {_valid_values(space)}. To have other "
-            "cells, write a space file of your own (docs/your-own.md)"
+            f"{key} is fixed by the cells of space {space.name}. --set takes {_valid_values_text(space)}. To "
+            "have other cells, write a space file of your own (docs/your-own.md)"
         )
     if key not in ("task", "backbone") and _range_ends(text):
         raise ValueError(
             f"{key} is {text!r}, which is a range, but space {space.name} does not search {key}: give one value. --set "
-            f"takes {_valid_values(space)}. To search {key}, write a space file of your own (docs/your-own.md)"
+            f"takes {_valid_values_text(space)}. To search {key}, write a space file of your own (docs/your-own.md)"
         )
     if len(values) == 1:
-        new_space = _without_search(space, key, values[0]) if ranges else space
+        new_space = _without_ranges(space, key, values[0]) if ranges else space
         return dataclasses.replace(new_space, base={**new_space.base, key: values[0]})
     if ranges:
-        return _with_search(space, key, lambda name, old_range: _make_range(key, Choice, values))
+        return _with_ranges(space, key, lambda name, old_range: _make_range(key, Choice, values))
     list_keys = sorted({*space.axes, *names_in_search})
     raise ValueError(
         f"{key} takes one value in space {space.name}, not {text!r}; lists are valid for {', '.join(list_keys)}"
@@ -97,12 +97,12 @@ def _with_axis(space: Space, key: str, text: str, values: tuple[Any, ...]) -> Sp
     return dataclasses.replace(space, axes={**space.axes, key: values})
 
 
-def _valid_values(space: Space) -> str:
+def _valid_values_text(space: Space) -> str:
     """Return what `--set` takes for the fields of a space, in words."""
     names_in_search = {name for cell in space.cells for name in cell.search}
-    names_of_cells = names_in_search.union(space.axes, *(cell.fixed for cell in space.cells))
+    names_in_cells = names_in_search.union(space.axes, *(cell.fixed for cell in space.cells))
     common_names = ("max_steps", "batch_size", "placement", "backbone", "task")
-    other_names = [name for name in common_names if name not in names_of_cells]
+    other_names = [name for name in common_names if name not in names_in_cells]
     names_by_kind = {
         "a list for an axis": sorted(space.axes),
         "a list or a range for a searched field": sorted(names_in_search),
@@ -120,17 +120,17 @@ def _names_for_key(cell: Cell, key: str) -> list[str]:
 
 def _method_names(space: Space) -> set[str]:
     """Return the names of all methods that the trials of a space may have."""
-    settings = (space.base, *(cell.fixed for cell in space.cells))
-    fixed_methods = [values["method"] for values in settings if "method" in values]
-    choices = [cell.search.get("method") for cell in space.cells]
-    searched_methods = [value for choice in choices if isinstance(choice, Choice) for value in choice.values]
+    fixed_settings = (space.base, *(cell.fixed for cell in space.cells))
+    fixed_methods = [values["method"] for values in fixed_settings if "method" in values]
+    method_choices = [cell.search.get("method") for cell in space.cells]
+    searched_methods = [value for choice in method_choices if isinstance(choice, Choice) for value in choice.values]
     return {str(name) for name in (*fixed_methods, *searched_methods)}
 
 
 def _options_with_prefix(space: Space) -> set[str]:
     """Return the options of the space's methods, each with the name of its method, as in `lora.alpha`."""
-    known_names = _method_names(space) & {*methods.names()}
-    return {f"{name}.{option}" for name in known_names for option in methods.get(name).OPTIONS}
+    installed_methods = _method_names(space) & {*methods.names()}
+    return {f"{method}.{option}" for method in installed_methods for option in methods.get(method).OPTIONS}
 
 
 def _check_option_has_method(space: Space, key: str) -> None:
@@ -146,13 +146,15 @@ def _check_option_has_method(space: Space, key: str) -> None:
 
 
 def _absolute_folder(key: str, value: Any) -> Any:
-    """Return the absolute path of a task or backbone folder, because workers run in other folders. Return any other
-    value unchanged."""
+    """Return the absolute path of a task or backbone folder, because workers run in other folders.
+
+    Any other value is returned unchanged.
+    """
     if key not in ("task", "backbone") or not isinstance(value, str):
         return value
-    required_file, built_in = ("task.toml", tasks.names()) if key == "task" else ("config.json", backbones.names())
+    required_file, built_ins = ("task.toml", tasks.names()) if key == "task" else ("config.json", backbones.names())
     path = Path(os.path.expanduser(value))
-    return str(path.resolve()) if value not in built_in and os.path.isfile(path / required_file) else value
+    return str(path.resolve()) if value not in built_ins and os.path.isfile(path / required_file) else value
 
 
 def _range_ends(text: str) -> list[Any]:
@@ -177,15 +179,15 @@ def _new_range(key: str, text: str, name: str, old_range: Range) -> Range:
     if not ends:
         raise ValueError(f"{key} is {text!r}; give a range as low:high, as in learning_rate=0.01:0.5")
     low, high = ends
-    is_log = low > 0 and _is_log(name) if isinstance(old_range, Choice) else old_range.log
-    if is_log and low <= 0:
+    is_logarithmic = low > 0 and _has_log_scale(name) if isinstance(old_range, Choice) else old_range.log
+    if is_logarithmic and low <= 0:
         raise ValueError(
             f"{key} is {text!r}, but {key} is searched on a logarithmic scale ({old_range}): give a low end above 0"
         )
-    return _make_range(key, Real if _is_real(name, old_range) else Whole, low, high, is_log)
+    return _make_range(key, Real if _takes_real_numbers(name, old_range) else Whole, low, high, is_logarithmic)
 
 
-def _is_log(name: str) -> bool:
+def _has_log_scale(name: str) -> bool:
     """Return whether the methods (for `lora.rank`, only LoRA) search a name on a logarithmic scale."""
     method, _, field = name.rpartition(".")
     method_names = [method] if method in methods.names() else methods.names()
@@ -193,7 +195,7 @@ def _is_log(name: str) -> bool:
     return all(method_range.log for method_range in ranges if isinstance(method_range, Real | Whole))
 
 
-def _is_real(name: str, old_range: Range) -> bool:
+def _takes_real_numbers(name: str, old_range: Range) -> bool:
     """Return whether a searched name takes real numbers. If its old range is a list, the type of the field decides."""
     if not isinstance(old_range, Choice):
         return isinstance(old_range, Real)
@@ -204,23 +206,23 @@ def _is_real(name: str, old_range: Range) -> bool:
     return any(isinstance(value, float) for value in (*defaults, *old_range.values))
 
 
-def _make_range(key: str, kind: Callable[..., Range], *arguments: Any) -> Range:
-    """Return a range of this kind. If the arguments are not valid, the error names the key."""
+def _make_range(key: str, range_class: Callable[..., Range], *arguments: Any) -> Range:
+    """Return a range of this class. If the arguments are not valid, the error names the key."""
     try:
-        return kind(*arguments)
+        return range_class(*arguments)
     except ValueError as error:
         raise ValueError(f"{key}: {error}") from None
 
 
-def _with_search(space: Space, key: str, new_range: Callable[[str, Range], Range]) -> Space:
+def _with_ranges(space: Space, key: str, replace_range: Callable[[str, Range], Range]) -> Space:
     """Return the space with other ranges of a searched field.
 
-    `new_range` returns the new range of a searched name, given the name and its old range. First points outside the new
-    ranges are dropped.
+    `replace_range` returns the new range of a searched name, given the name and its old range. First points outside the
+    new ranges are dropped.
     """
 
     def with_new_ranges(cell: Cell) -> Cell:
-        ranges = {name: new_range(name, cell.search[name]) for name in _names_for_key(cell, key)}
+        ranges = {name: replace_range(name, cell.search[name]) for name in _names_for_key(cell, key)}
 
         def is_inside(point: Mapping[str, Any]) -> bool:
             return all(point.get(name) is None or point[name] in values for name, values in ranges.items())
@@ -231,37 +233,40 @@ def _with_search(space: Space, key: str, new_range: Callable[[str, Range], Range
     return _map_cells(space, with_new_ranges)
 
 
-def _without_search(space: Space, key: str, value: Any) -> Space:
-    """Return the space without the ranges of a field, which the caller fixes to `value`. If the field is the method,
-    the ranges of other methods are removed, too, and the names of this method's ranges lose their prefix."""
+def _without_ranges(space: Space, key: str, fixed_value: Any) -> Space:
+    """Return the space without the ranges of a field, which the caller fixes to `fixed_value`.
+
+    If the field is the method, the ranges of other methods are removed, too, and the names of this method's ranges lose
+    their prefix.
+    """
 
     def without_prefix(values: Mapping[str, Any]) -> dict[str, Any]:
         if key != "method":
             return dict(values)
-        prefix = f"{value}."
+        prefix = f"{fixed_value}."
         return {
-            name.removeprefix(prefix): item
-            for name, item in values.items()
+            name.removeprefix(prefix): value
+            for name, value in values.items()
             if "." not in name or name.startswith(prefix)
         }
 
     def without_field(cell: Cell) -> Cell:
         fixed_names = _names_for_key(cell, key)
 
-        def remove_fixed(values: Mapping[str, Any]) -> dict[str, Any]:
-            return without_prefix({name: item for name, item in values.items() if name not in fixed_names})
+        def without_fixed_names(values: Mapping[str, Any]) -> dict[str, Any]:
+            return without_prefix({name: value for name, value in values.items() if name not in fixed_names})
 
-        points = [point for point in cell.first if key != "method" or point.get(key, value) == value]
-        first = tuple(point for point in map(remove_fixed, points) if point)
-        return dataclasses.replace(cell, search=remove_fixed(cell.search), first=first)
+        points = [point for point in cell.first if key != "method" or point.get(key, fixed_value) == fixed_value]
+        first = tuple(point for point in map(without_fixed_names, points) if point)
+        return dataclasses.replace(cell, search=without_fixed_names(cell.search), first=first)
 
     return _map_cells(space, without_field)
 
 
-def _map_cells(space: Space, change: Callable[[Cell], Cell]) -> Space:
+def _map_cells(space: Space, change_cell: Callable[[Cell], Cell]) -> Space:
     """Return the space with every cell changed by a function."""
     grid = space.grid
-    return dataclasses.replace(space, grid=lambda axes: tuple(change(cell) for cell in grid(axes)))
+    return dataclasses.replace(space, grid=lambda axes: tuple(change_cell(cell) for cell in grid(axes)))
 
 
 def _parse_value(text: str) -> Any:
@@ -269,7 +274,7 @@ def _parse_value(text: str) -> Any:
     text = text.strip()
     if text.lower() in ("none", ""):
         return None
-    for kind in (int, float):
+    for number_type in (int, float):
         with contextlib.suppress(ValueError):
-            return kind(text)
+            return number_type(text)
     return text

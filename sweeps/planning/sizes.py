@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
 
 from lopt import backbones, methods, tasks
 from lopt.config import TrialConfig
@@ -12,18 +12,18 @@ from sweeps.space import Cell
 
 RUNNING_TRIAL_COUNT = 16  # trials that run at once in this estimate; each has a checkpoint
 # Sizes as measured in finished runs.
-_RECORD_BYTES, _EVALUATION_BYTES = 3500, 250  # a record with its row of the table; an evaluation in a record
+_RECORD_BYTES, _EVALUATION_BYTES = 3500, 250  # a record with its row of the table; an evaluation in it
 _DESCRIPTION_BYTES = 550  # an artifact's description, without the configuration
-# Name and shape take this many bytes: those of a tensor of a prompt, and those of a weight of a model.
+# Size of a name and a shape in a file of tensors: those of a prompt's tensor, and those of a model's weight.
 _TENSOR_NAME_BYTES, _WEIGHT_NAME_BYTES = 70, 120
 _FLOAT_BYTES, _LOGIT_BYTES = 4, 8
-# Largest number of values that the optimiser keeps for each trained parameter.
-_OPTIMIZER_VALUES = {"adafactor": 1, "adamw": 2}
+# Largest number of values that an optimiser keeps for each trained parameter.
+_OPTIMIZER_VALUES_PER_PARAMETER = {"adafactor": 1, "adamw": 2}
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiskUse:
-    """About how many bytes a run takes on disk.
+    """An estimate of the bytes that a run takes on disk.
 
     Attributes:
         records: Bytes of all records.
@@ -46,23 +46,24 @@ class DiskUse:
 def most_tokens(plan: Plan) -> int | None:
     """Return an upper bound on the tokens of prompts and texts in the expected steps; None if the length of the texts
     has no limit that is known without the data."""
-    total = 0.0
+    token_count = 0.0
     for cell, steps in _expected_steps(plan):
         token_counts = [_most_tokens_per_step(config) for config in plan.space.largest_trials(cell)]
         if None in token_counts:
             return None
-        total += steps * max(count for count in token_counts if count)
-    return round(total)
+        token_count += steps * max(count for count in token_counts if count)
+    return round(token_count)
 
 
 def _most_tokens_per_step(config: TrialConfig) -> int | None:
-    limits = (config.max_tokens, config.train_max_tokens, methods.get(config.method).text_limit(config.options))
-    known_limits = [limit for limit in limits if limit]
-    return config.batch_size * (min(known_limits) + (config.length or 0)) if known_limits else None
+    """Return an upper bound on the tokens of a step; None if the length of the texts has no known limit."""
+    token_limits = (config.max_tokens, config.train_max_tokens, methods.get(config.method).text_limit(config.options))
+    known_token_limits = [limit for limit in token_limits if limit]
+    return config.batch_size * (min(known_token_limits) + (config.length or 0)) if known_token_limits else None
 
 
 def disk_use(plan: Plan) -> DiskUse:
-    """Return how much a run takes on disk: the records, the artifacts and predictions of confirm trials, and the
+    """Return the bytes that a run takes on disk: the records, the artifacts and predictions of confirm trials, and the
     checkpoints."""
     configs_by_cell = [plan.space.largest_trials(cell) for cell in plan.space.cells]
     trial_count = plan.search_trial_count + (plan.confirm_trial_count or 0)
@@ -70,18 +71,18 @@ def disk_use(plan: Plan) -> DiskUse:
         steps / min(config.eval_every for config in configs)
         for configs, (_, steps) in zip(configs_by_cell, _expected_steps(plan), strict=True)
     )
-    seeds, artifacts, predictions = plan.space.confirm_seeds, None, None
+    seed_count, artifacts, predictions = plan.space.confirm_seeds, None, None
     if plan.confirm_trial_count:
-        artifacts = seeds * sum(max(map(_artifact_bytes, configs)) for configs in configs_by_cell)
-        sizes = [_prediction_bytes(configs[0]) for configs in configs_by_cell]
-        predictions = None if None in sizes else seeds * sum(size or 0 for size in sizes)
-    checkpoints = sorted((_checkpoint_bytes(config) for configs in configs_by_cell for config in configs), reverse=True)
+        artifacts = seed_count * sum(max(map(_artifact_bytes, configs)) for configs in configs_by_cell)
+        prediction_sizes = [_prediction_bytes(configs[0]) for configs in configs_by_cell]
+        predictions = None if None in prediction_sizes else seed_count * sum(size or 0 for size in prediction_sizes)
+    checkpoint_sizes = sorted(map(_checkpoint_bytes, chain.from_iterable(configs_by_cell)), reverse=True)
     return DiskUse(
         records=round(_RECORD_BYTES * trial_count + _EVALUATION_BYTES * evaluation_count),
         artifacts=artifacts,
         predictions=predictions,
-        # Cells take turns to start trials, and so do the methods of a cell. So they share the running trials.
-        checkpoints=sum(islice(cycle(checkpoints), min(RUNNING_TRIAL_COUNT, trial_count))),
+        # Cells take turns to start trials, and so do the methods of a cell. All of them are among the running trials.
+        checkpoints=sum(islice(cycle(checkpoint_sizes), min(RUNNING_TRIAL_COUNT, trial_count))),
     )
 
 
@@ -111,7 +112,7 @@ def _bytes_per_parameter(config: TrialConfig) -> int:
 
 def _checkpoint_bytes(config: TrialConfig) -> int:
     """Return the size of a checkpoint: the factors, the best factors so far, and the optimiser's state."""
-    values_per_parameter = 2 + _OPTIMIZER_VALUES[str(config.optimizer)]
+    values_per_parameter = 2 + _OPTIMIZER_VALUES_PER_PARAMETER[str(config.optimizer)]
     return _bytes_per_parameter(config) * methods.counts_of(config).trainable * values_per_parameter
 
 
@@ -131,10 +132,10 @@ def size_lines(plan: Plan) -> list[str]:
         "unknown before the data is read" if tokens is None else f"at most about {_format_count(tokens)}{suffix}"
     )
     sizes = {"records": disk.records, "artifacts": disk.artifacts, "predictions": disk.predictions}
-    parts = [f"{name} {'unknown' if size is None else format_bytes(size)}" for name, size in sizes.items()]
+    size_texts = [f"{name} {'unknown' if size is None else format_bytes(size)}" for name, size in sizes.items()]
     return [
         f"  tokens     {token_text}",
-        f"  disk       about {format_bytes(disk.total)}{suffix}: {', '.join(parts)}, "
+        f"  disk       about {format_bytes(disk.total)}{suffix}: {', '.join(size_texts)}, "
         f"checkpoints {format_bytes(disk.checkpoints)} (while {RUNNING_TRIAL_COUNT} trials run)",
     ]
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyNeeds:
-    """What `Sampler.make` needs to know of the study for which it builds an Optuna sampler.
+    """What `Sampler.make` needs to know about the study for which it builds an Optuna sampler.
 
     Attributes:
         distributions: Optuna's distribution of each name that the cell searches.

@@ -25,10 +25,10 @@ def check(cell: Cell) -> None:
         name for name, searched_range in cell.search.items() if isinstance(searched_range, Choice) or "." in name
     ]
     if unsuitable_names or len(cell.search) < 2:
-        too_few = "only one range" if cell.search else "nothing"
+        search_text = "only one range" if cell.search else "nothing"
         raise ValueError(
             "sampler cma_es needs cells that search two ranges or more, no list, and no setting of a single method "
-            f"(METHOD.NAME); cell {cell.name} searches {', '.join(unsuitable_names) or too_few}. Give another sampler, "
+            f"(METHOD.NAME); cell {cell.name} searches {', '.join(unsuitable_names) or search_text}. Give another sampler, "
             "such as tpe"
         )
     if importlib.util.find_spec("cmaes") is None:

@@ -39,18 +39,18 @@ class EarlyStopping:
         audit: float = 0.0,
         audited_steps: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
-        self._make_rule, self._audit, self._audited_steps = make_rule, audit, dict(audited_steps)
-        self._rules: dict[str, StoppingRule] = {}
-        self._audited_here: set[str] = set()  # keys of audited trials that this command runs to their end
+        self._make_rule, self._audit_share, self._audited_step_by_key = make_rule, audit, dict(audited_steps)
+        self._rule_by_stratum: dict[str, StoppingRule] = {}
+        self._keys_audited_here: set[str] = set()  # keys of audited trials that this command runs to their end
 
     def report(self, stratum: str, key: str, step: int, score: float) -> Decision:
         """Decide on the search trial `key`, whose best score up to `step` is `score`."""
-        if key in self._audited_here or not self._rule(stratum).report(key, step, score):
+        if key in self._keys_audited_here or not self._rule(stratum).report(key, step, score):
             return Decision.GO_ON
-        if _audit_draw(key) >= self._audit:
+        if _audit_draw(key) >= self._audit_share:
             return Decision.STOP
-        self._audited_steps[key] = step
-        self._audited_here.add(key)
+        self._audited_step_by_key[key] = step
+        self._keys_audited_here.add(key)
         return Decision.AUDIT
 
     def restore(self, record: TrialRecord) -> None:
@@ -59,8 +59,8 @@ class EarlyStopping:
         The last evaluation is left out, because the trial reports it again.
         """
         self._replay_evaluations(record, record.evaluations[:-1])
-        if record.key in self._audited_steps:
-            self._audited_here.add(record.key)
+        if record.key in self._audited_step_by_key:
+            self._keys_audited_here.add(record.key)
 
     def replay(self, records: Iterable[TrialRecord]) -> None:
         """Report the evaluations of finished search trials, as if the trials had just run."""
@@ -73,13 +73,13 @@ class EarlyStopping:
         self._rule(stratum).forget(key)
 
     def _rule(self, stratum: str) -> StoppingRule:
-        if stratum not in self._rules:
-            self._rules[stratum] = self._make_rule()
-        return self._rules[stratum]
+        if stratum not in self._rule_by_stratum:
+            self._rule_by_stratum[stratum] = self._make_rule()
+        return self._rule_by_stratum[stratum]
 
     def _replay_evaluations(self, record: TrialRecord, evaluations: Iterable[Evaluation]) -> None:
         """Report past evaluations to the rule. Its answers are ignored, because the decisions have been made before."""
-        last_step = self._audited_steps.get(record.key, record.max_steps - 1)
+        last_step = self._audited_step_by_key.get(record.key, record.max_steps - 1)
         best_score = 0.0
         for evaluation in evaluations:
             best_score = max(best_score, evaluation.score(record.metric) or 0.0)

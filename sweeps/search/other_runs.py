@@ -11,7 +11,8 @@ from lopt.records import TrialRecord
 from sweeps.results.store import FINAL, Store
 from sweeps.space import Cell, Space, point_of
 
-_REVISIONS = {"task": "data_revision", "backbone": "model_revision"}
+# For each field of TrialConfig that may be a folder, the field with the revision of its content.
+_REVISION_FIELDS = {"task": "data_revision", "backbone": "model_revision"}
 EVERY_RUN = "all"
 
 
@@ -28,21 +29,21 @@ class OtherRuns:
 
     def __init__(self, store: Store, runs: Sequence[str]) -> None:
         self._store = store
-        self._records: dict[str, tuple[TrialRecord, Store]] = {}
-        self._original_keys: dict[str, str] = {}  # key in a trial's own run, by its key here; only if they differ
-        self._reused_counts: Counter[str] = Counter()  # number of reused trials, by the name of their run
+        self._record_and_store_by_key: dict[str, tuple[TrialRecord, Store]] = {}
+        self._original_key_by_key: dict[
+            str, str
+        ] = {}  # a trial's key in its own run, by its key here; only if they differ
+        self._reused_count_by_run: Counter[str] = Counter()  # number of reused trials, by the name of their run
         for other_store, records in _read_runs(store, runs):
             for record in records:
                 if record.status in FINAL:
-                    self._records.setdefault(record.key, (record, other_store))
+                    self._record_and_store_by_key.setdefault(record.key, (record, other_store))
 
-    def announce(self, total: int) -> None:
+    def announce(self, trial_count: int) -> None:
         """Print how many of the sweep's trials are reused, and from which runs."""
-        runs = (
-            ", ".join(self._reused_counts)
-            or f"none of the {len(self._records)} finished trials of other runs has these settings"
-        )
-        print(f"reused {self._reused_counts.total()} of {total} trials ({runs})", flush=True)
+        no_runs_text = f"none of the {len(self._record_and_store_by_key)} finished trials of other runs has these settings"
+        runs_text = ", ".join(self._reused_count_by_run) or no_runs_text
+        print(f"reused {self._reused_count_by_run.total()} of {trial_count} trials ({runs_text})", flush=True)
 
     def reuse_search_trials(
         self, space: Space, resolve: Callable[[TrialConfig], TrialConfig], finished: Iterable[TrialRecord], seed: int
@@ -58,20 +59,21 @@ class OtherRuns:
             The records of the reused trials, which have been copied into the sweep's store.
         """
         self._add_copies_with_present_folders([resolve(config) for config in space.all_sample_trials])
-        counts = Counter(record.cell for record in finished if record.phase == "search")
+        trial_count_by_cell = Counter(record.cell for record in finished if record.phase == "search")
         reused_records = []
-        records = [record for record, _ in self._records.values()]
+        records = [record for record, _ in self._record_and_store_by_key.values()]
         for record in sorted(records, key=lambda record: (record.started_at, record.key)):
             config = _config_of(record)
             if config is None or record.phase != "search" or config.seed != seed:
                 continue
             for cell in space.cells:
-                if counts[cell.name] >= (space.trials if cell.search else 1) or space.mismatch_reason(cell, config):
+                is_full = trial_count_by_cell[cell.name] >= (space.trials if cell.search else 1)
+                if is_full or space.mismatch_reason(cell, config):
                     continue
                 if resolve(space.config(cell, point_of(cell, config), seed=seed)).key == record.key:
                     reused_record = self.reuse_trial(record.key, cell.name, space.stratum(cell, config))
                     if reused_record is not None:
-                        counts[cell.name] += 1
+                        trial_count_by_cell[cell.name] += 1
                         reused_records.append(reused_record)
                     break
         return reused_records
@@ -82,34 +84,37 @@ class OtherRuns:
         The copy is needed because a trial's key contains the folder's name and revision. The revision identifies the
         folder's content, so two folders with the same revision are the same task or backbone.
         """
-        folders = {
-            (field, getattr(config, revision)): getattr(config, field)
+        folder_by_revision = {
+            (field, getattr(config, revision_field)): getattr(config, field)
             for config in configs
-            for field, revision in _REVISIONS.items()
+            for field, revision_field in _REVISION_FIELDS.items()
             if Path(getattr(config, field)).is_absolute()
         }
-        for record, other_store in list(self._records.values()) if folders else ():
-            values = dict(record.config)
-            for field, revision in _REVISIONS.items():
-                if Path(values[field]).is_absolute():
-                    values[field] = folders.get((field, values.get(revision)), values[field])
-            key = key_of(values)
-            if key not in self._records:
-                self._records[key] = (dataclasses.replace(record, key=key, config=values), other_store)
-                self._original_keys[key] = record.key
+        for record, other_store in list(self._record_and_store_by_key.values()) if folder_by_revision else ():
+            settings = dict(record.config)
+            for field, revision_field in _REVISION_FIELDS.items():
+                if Path(settings[field]).is_absolute():
+                    settings[field] = folder_by_revision.get((field, settings.get(revision_field)), settings[field])
+            key = key_of(settings)
+            if key not in self._record_and_store_by_key:
+                self._record_and_store_by_key[key] = (
+                    dataclasses.replace(record, key=key, config=settings),
+                    other_store,
+                )
+                self._original_key_by_key[key] = record.key
 
     def reuse_trial(self, key: str, cell: str, stratum: str) -> TrialRecord | None:
         """Copy the finished trial of this key into the sweep's store, and return its record.
 
         Return None if no other run has finished the trial, or if the sweep's store has a record of it already.
         """
-        record, other_store = self._records.get(key, (None, None))
+        record, other_store = self._record_and_store_by_key.get(key, (None, None))
         if record is None or other_store is None or self._store.read(key) is not None:
             return None
         provenance = {**record.provenance, "reused_from": other_store.run}
         record = dataclasses.replace(record, cell=cell, stratum=stratum, provenance=provenance)
-        self._store.adopt(record, other_store, self._original_keys.get(key))
-        self._reused_counts[other_store.run] += 1
+        self._store.adopt(record, other_store, self._original_key_by_key.get(key))
+        self._reused_count_by_run[other_store.run] += 1
         return record
 
 
@@ -131,18 +136,18 @@ def can_warm_start(cell: Cell, record: TrialRecord, metric: str) -> bool:
     """Return whether the search of a cell can learn from a trial of another run.
 
     The trial must lie inside the cell's ranges and have the method, length and rank that the cell fixes. Its task and
-    backbone do not matter. It must have been scored by the cell's metric, because other scores cannot be compared.
+    backbone do not matter. It must have been scored by the cell's `metric`, because other scores cannot be compared.
     """
     config = _config_of(record)
     if config is None or config.metric != metric:
         return False
     point = point_of(cell, config)
-    shape = {name: cell.fixed[name] for name in ("method", "length", "rank") if name in cell.fixed}
+    fixed_shape = {name: cell.fixed[name] for name in ("method", "length", "rank") if name in cell.fixed}
     return (
         bool(point)
-        and all(getattr(config, name) == value for name, value in shape.items())
+        and all(getattr(config, name) == value for name, value in fixed_shape.items())
         and all(value in cell.search[name] for name, value in point.items())
-        and ("method" in shape or "method" in point)
+        and ("method" in fixed_shape or "method" in point)
     )
 
 
@@ -165,19 +170,21 @@ def _read_runs(store: Store, runs: Sequence[str]) -> Iterator[tuple[Store, list[
 
 
 def _run_names(store: Store, runs: Sequence[str]) -> list[str]:
-    """Return the names of the runs that `runs` means, each once, without the store's own run.
+    """Return the names of the runs that `runs` lists, each once. "all" means every run except the store's own.
 
     Raises:
         ValueError: A run does not exist, or is the store's own.
     """
-    out = store.folder.parent
+    results_folder = store.folder.parent
     if EVERY_RUN in runs:
-        names = sorted(folder.name for folder in out.glob("*") if (folder / "manifest.json").is_file())
-        return [run for run in names if run != store.run]
+        run_names = sorted(folder.name for folder in results_folder.glob("*") if (folder / "manifest.json").is_file())
+        return [run for run in run_names if run != store.run]
     for run in runs:
         folder = Store(store.out, run).folder
         if not (folder / "manifest.json").is_file():
-            raise ValueError(f"run {run!r} is not in {out}: give the name of a folder there that holds a run")
+            raise ValueError(
+                f"run {run!r} is not in {results_folder}: give the name of a folder there that holds a run"
+            )
         if folder == store.folder:
             raise ValueError(f"run {run!r} is this run itself, which continues anyway: name another run")
     return list(dict.fromkeys(runs))

@@ -1,7 +1,7 @@
 """The queue of trials: each cell is searched by its own study (`sweeps.search.study`), then its winner is confirmed.
 
-As soon as the search of a cell is over, the confirm trials of its winner join the queue, so no device waits for the
-slowest cell.
+The confirm trials of a cell's winner join the queue as soon as the search of this cell is over, so no device waits for
+the slowest cell.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -71,14 +71,14 @@ class TrialQueue:
         warm_start_records: Iterable[TrialRecord] = (),
     ) -> None:
         self.space, self._resolve, self._reuse_trial = space, resolve, reuse_trial
-        self._finished = {record.key: record for record in finished}
-        self._tried_keys: set[str] = set()  # of search trials that this command has begun or queued again
-        self._running: dict[QueuedTrial, _CellSearch] = {}
+        self._finished_record_by_key = {record.key: record for record in finished}
+        self._tried_keys: set[str] = set()  # keys of search trials that this command has begun or queued again
+        self._search_by_running_trial: dict[QueuedTrial, _CellSearch] = {}
         cell_searches = [self._new_cell_search(cell, index) for index, cell in enumerate(space.cells)]
         self._turns: Turns[_CellSearch, QueuedTrial] = Turns(cell_searches)
-        searches_by_cell = {cell_search.cell.name: cell_search for cell_search in cell_searches}
+        search_by_cell_name = {cell_search.cell.name: cell_search for cell_search in cell_searches}
         for record in failed:
-            cell_search = searches_by_cell.get(record.cell or "")
+            cell_search = search_by_cell_name.get(record.cell or "")
             if cell_search is None or record.phase == "confirm":  # `_queue_winners` queues confirm trials
                 continue
             if cell_search.study:
@@ -86,7 +86,7 @@ class TrialQueue:
             cell_search.started_count = min(cell_search.planned_count, cell_search.started_count + 1)
             self._queue_again(cell_search, TrialConfig.from_dict(record.config), None)
         for config, cell_name in interrupted:
-            cell_search = searches_by_cell.get(cell_name)
+            cell_search = search_by_cell_name.get(cell_name)
             if (
                 cell_search is None
                 or cell_search.started_count >= cell_search.planned_count
@@ -110,10 +110,10 @@ class TrialQueue:
         planned_count, study = trial_count(self.space, cell), None
         if cell.search:
             # In a continued study the sampler has another seed, so that it does not repeat its earlier random points.
-            seeds = {"seed": index, "sampler_seed": index + 1000 * len(self._finished)}
-            study = CellStudy(cell, trial_count=planned_count, sampler=self.space.sampler, **seeds)
-        finished = self._finished.values()
-        records = [record for record in finished if record.phase == "search" and record.cell == cell.name]
+            study_seeds = {"seed": index, "sampler_seed": index + 1000 * len(self._finished_record_by_key)}
+            study = CellStudy(cell, trial_count=planned_count, sampler=self.space.sampler, **study_seeds)
+        finished_records = self._finished_record_by_key.values()
+        records = [record for record in finished_records if record.phase == "search" and record.cell == cell.name]
         if study:
             for record in records:
                 study.replay(record)
@@ -132,7 +132,7 @@ class TrialQueue:
     # --- how trials begin and end --------------------------------------------------------------------------------
 
     @property
-    def has_waiting(self) -> bool:
+    def has_waiting_trial(self) -> bool:
         """Whether a trial is known to wait for its turn."""
         return bool(self._turns)
 
@@ -143,7 +143,7 @@ class TrialQueue:
             if trial is None:
                 trial = self._new_trial(cell_search)
             if trial is not None:
-                self._running[trial] = cell_search
+                self._search_by_running_trial[trial] = cell_search
                 cell_search.running_count += 1
                 return trial
             cell_search.started_count = cell_search.planned_count  # every point of the cell has been tried
@@ -155,7 +155,7 @@ class TrialQueue:
 
         def is_known(point: Mapping[str, Any]) -> bool:
             key = self._search_config(cell_search.cell, point).key
-            return key in self._finished or key in self._tried_keys
+            return key in self._finished_record_by_key or key in self._tried_keys
 
         proposal = cell_search.study.propose(is_known) if cell_search.study else None
         if cell_search.study and proposal is None:
@@ -169,22 +169,22 @@ class TrialQueue:
         return self._resolve(self.space.config(cell, point, seed=SEARCH_SEED))
 
     def report(self, trial: QueuedTrial, step: int, score: float) -> None:
-        """Report the best score of a running trial up to a step to its study."""
+        """Tell the study of a running trial the trial's best score up to a step."""
         if trial.proposal:
             trial.proposal.report(step, score)
 
     def put_back(self, trial: QueuedTrial) -> None:
         """Queue a trial again, because its process died before it began, or because it will continue later."""
-        cell_search = self._running.pop(trial)
+        cell_search = self._search_by_running_trial.pop(trial)
         cell_search.running_count -= 1
         self._turns.put_back(cell_search, trial.phase, trial)
 
     def end(self, trial: QueuedTrial, record: TrialRecord | None) -> None:
         """Register the end of a trial. `record` is None if its process died and left no record."""
-        cell_search = self._running.pop(trial)
+        cell_search = self._search_by_running_trial.pop(trial)
         cell_search.running_count -= 1
         if record is not None and record.status != "failed":
-            self._finished[trial.config.key] = record
+            self._finished_record_by_key[trial.config.key] = record
         if trial.phase == "search":
             if record is not None:
                 cell_search.records.append(record)
@@ -199,19 +199,19 @@ class TrialQueue:
 
         Confirm trials that this run or another one has finished already are not queued.
         """
-        if not cell_search.search_is_over or cell_search.confirm_queued:
+        if not cell_search.is_search_over or cell_search.has_queued_confirm_trials:
             return
-        cell_search.confirm_queued = True
+        cell_search.has_queued_confirm_trials = True
         for stratum in sorted({record.stratum or "" for record in cell_search.records}):
             winning_record = winner(record for record in cell_search.records if (record.stratum or "") == stratum)
             if winning_record is None:
                 continue
             for seed in range(SEARCH_SEED + 1, SEARCH_SEED + 1 + self.space.confirm_seeds):
                 config = TrialConfig.from_dict(winning_record.config).replace(seed=seed)
-                if config.key in self._finished:
+                if config.key in self._finished_record_by_key:
                     continue
                 if reused_record := self._reuse_trial(config.key, cell_search.cell.name, stratum):
-                    self._finished[config.key] = reused_record
+                    self._finished_record_by_key[config.key] = reused_record
                 else:
                     trial = QueuedTrial(config=config, phase="confirm", cell=cell_search.cell, stratum=stratum)
                     self._turns.confirm_trials.append((cell_search, trial))
@@ -219,15 +219,16 @@ class TrialQueue:
     # --- how much is left ----------------------------------------------------------------------------------------
 
     def counts(self) -> tuple[int, int]:
-        """Return how many search trials and how many confirm trials are left or running, as far as is known now."""
-        unfinished_count = sum(
-            search.planned_count - search.started_count + search.running_count + search.repeat_count
-            for search in self._turns.cells
+        """Return how many search trials and how many confirm trials are left or running, as far as known now."""
+        unfinished_trial_count = sum(
+            cell_search.planned_count - cell_search.started_count + cell_search.running_count + cell_search.repeat_count
+            for cell_search in self._turns.cells
         )
-        later_confirm_count = sum(self.space.confirm_seeds for search in self._turns.cells if not search.confirm_queued)
-        running_count = self._running_confirm_count()
-        confirm_count = len(self._turns.confirm_trials) + later_confirm_count + running_count
-        return unfinished_count - running_count, confirm_count
+        searching_count = sum(not cell_search.has_queued_confirm_trials for cell_search in self._turns.cells)
+        later_confirm_count = self.space.confirm_seeds * searching_count
+        running_confirm_count = self._running_confirm_count()
+        confirm_count = len(self._turns.confirm_trials) + later_confirm_count + running_confirm_count
+        return unfinished_trial_count - running_confirm_count, confirm_count
 
     def steps_left(self, steps_done: Mapping[str, int]) -> float:
         """Return the expected number of steps that are left.
@@ -236,14 +237,14 @@ class TrialQueue:
             steps_done: the steps that running trials have done, by key.
         """
         space, (_, confirm_count) = self.space, self.counts()
-        expected = (confirm_count - self._running_confirm_count()) * float(space.max_steps)
+        expected_steps = (confirm_count - self._running_confirm_count()) * float(space.max_steps)
         for search in self._turns.cells:
-            expected += sum(map(space.expected_steps, range(search.started_count + 1, search.planned_count + 1)))
-            expected += search.repeat_count * space.expected_steps(max(1, search.started_count))
-        for trial, search in self._running.items():
-            steps = space.max_steps if trial.phase == "confirm" else space.expected_steps(search.started_count)
-            expected += max(0.0, steps - steps_done.get(trial.config.key, 0))
-        return expected
+            expected_steps += sum(map(space.expected_steps, range(search.started_count + 1, search.planned_count + 1)))
+            expected_steps += search.repeat_count * space.expected_steps(max(1, search.started_count))
+        for trial, search in self._search_by_running_trial.items():
+            trial_steps = space.max_steps if trial.phase == "confirm" else space.expected_steps(search.started_count)
+            expected_steps += max(0.0, trial_steps - steps_done.get(trial.config.key, 0))
+        return expected_steps
 
     def _running_confirm_count(self) -> int:
-        return sum(trial.phase == "confirm" for trial in self._running)
+        return sum(trial.phase == "confirm" for trial in self._search_by_running_trial)

@@ -19,11 +19,11 @@ from sweeps.space import Cell, point_of
 
 # `propose` asks the sampler this many times for a point that is not known yet, then tries this many random points.
 _SAMPLER_ATTEMPTS, _RANDOM_ATTEMPTS = 20, 200
-_STATES = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED}  # every other status is a FAIL
+_STATE_BY_STATUS = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED}  # any other status is a FAIL
 
 
 def to_distribution(searched_range: Range) -> BaseDistribution:
-    """Return Optuna's form of a range."""
+    """Return a range in Optuna's form."""
     if isinstance(searched_range, Choice):
         return CategoricalDistribution(searched_range.values)
     if isinstance(searched_range, Real):
@@ -34,18 +34,18 @@ def to_distribution(searched_range: Range) -> BaseDistribution:
 class Proposal:
     """A point that a study has proposed, as an Optuna trial."""
 
-    def __init__(self, trial: optuna.Trial) -> None:
-        self.trial, self._last_step = trial, 0
+    def __init__(self, optuna_trial: optuna.Trial) -> None:
+        self.optuna_trial, self._last_step = optuna_trial, 0
 
     @property
     def point(self) -> dict[str, Any]:
-        return self.trial.params
+        return self.optuna_trial.params
 
     def report(self, step: int, score: float) -> None:
         """Report the trial's best score up to `step`; a step that has been reported already is ignored."""
         if step > self._last_step:
             self._last_step = step
-            self.trial.report(score, step)
+            self.optuna_trial.report(score, step)
 
 
 class CellStudy:
@@ -54,40 +54,44 @@ class CellStudy:
     Args:
         cell: the cell to search.
         trial_count: the number of search trials of the cell.
-        seed: seed of the random points. It stays the same when the search is continued, and so do the points.
-        sampler_seed: seed of the sampler; 0 means `seed`.
-        sampler: name of a sampler of `sweeps.samplers`.
+        seed: the seed of the random points. It stays the same when the search is continued, and so do these points.
+        sampler_seed: the seed of the sampler; 0 means `seed`.
+        sampler: the name of a sampler in `sweeps.samplers`.
     """
 
     def __init__(self, cell: Cell, *, trial_count: int, seed: int, sampler_seed: int = 0, sampler: str = "tpe") -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        spec = samplers.get(sampler)
+        sampler_spec = samplers.get(sampler)
         self.cell, self._seed = cell, seed
-        self._random_count, self._restarts_sequence = spec.random_first(trial_count), spec.restarts_its_sequence
-        self._distributions = {name: to_distribution(searched_range) for name, searched_range in cell.search.items()}
-        needs = samplers.StudyNeeds(
-            distributions=self._distributions, trials=trial_count, seed=seed, sampler_seed=sampler_seed or seed
+        self._random_point_count = sampler_spec.random_first(trial_count)
+        self._sampler_restarts = sampler_spec.restarts_its_sequence
+        self._distribution_by_name = {
+            name: to_distribution(searched_range) for name, searched_range in cell.search.items()
+        }
+        study_needs = samplers.StudyNeeds(
+            distributions=self._distribution_by_name, trials=trial_count, seed=seed, sampler_seed=sampler_seed or seed
         )
-        self._study = optuna.create_study(sampler=spec.make(needs), direction="maximize")
+        self._study = optuna.create_study(sampler=sampler_spec.make(study_needs), direction="maximize")
 
     def ask(self) -> Proposal:
         """Ask the study for a point: a value for each searched name, except for names that belong to another method."""
         return Proposal(self._suggest_values(self._study.ask()))
 
-    def _suggest_values(self, trial: optuna.Trial) -> optuna.Trial:
-        for name, distribution in self._distributions.items():
+    def _suggest_values(self, optuna_trial: optuna.Trial) -> optuna.Trial:
+        """Let the sampler choose the values of an Optuna trial, and return this trial."""
+        for name, distribution in self._distribution_by_name.items():
             method, dot, _ = name.partition(".")
-            if not dot or trial.params.get("method") == method:
-                _suggest(trial, name, distribution)
-        return trial
+            if not dot or optuna_trial.params.get("method") == method:
+                _suggest(optuna_trial, name, distribution)
+        return optuna_trial
 
     def tell(self, proposal: Proposal, record: TrialRecord | None) -> None:
         """Tell the study how a trial has ended; `record` is None if the trial left none."""
-        state = _STATES.get(record.status, TrialState.FAIL) if record else TrialState.FAIL
+        state = _STATE_BY_STATUS.get(record.status, TrialState.FAIL) if record else TrialState.FAIL
         score = record.selection_score or 0.0 if record else 0.0
         if state == TrialState.PRUNED and record:
             proposal.report(record.steps, score)
-        self._study.tell(proposal.trial, score if state == TrialState.COMPLETE else None, state=state)
+        self._study.tell(proposal.optuna_trial, score if state == TrialState.COMPLETE else None, state=state)
 
     def enqueue_first_points(self, warm_start_records: Iterable[TrialRecord] = ()) -> None:
         """Queue the cell's first points, then the best point of the warm start, or random points without a warm start.
@@ -102,8 +106,8 @@ class CellStudy:
         # The sampler is not asked for these points, because in a continued search it would propose other points, or
         # points that have been tried already.
         random_points = self._random_points(2**31 + self._seed)
-        for _ in range(self._random_count):
-            if len(self._study.get_trials(deepcopy=False)) >= self._random_count:
+        for _ in range(self._random_point_count):
+            if len(self._study.get_trials(deepcopy=False)) >= self._random_point_count:
                 break
             self._study.enqueue_trial(next(random_points), skip_if_exists=True)
 
@@ -117,12 +121,12 @@ class CellStudy:
 
     def replay(self, record: TrialRecord) -> None:
         """Add a finished trial to the study, as if it had just ended."""
-        params = point_of(self.cell, config_of(record))
-        state = _STATES.get(record.status, TrialState.FAIL)
+        point = point_of(self.cell, config_of(record))
+        state = _STATE_BY_STATUS.get(record.status, TrialState.FAIL)
         self._study.add_trial(
             optuna.trial.create_trial(
-                params=params,
-                distributions={name: self._distributions[name] for name in params},
+                params=point,
+                distributions={name: self._distribution_by_name[name] for name in point},
                 state=state,
                 value=record.selection_score if state == TrialState.COMPLETE else None,
                 intermediate_values=_best_scores(record),
@@ -138,14 +142,14 @@ class CellStudy:
         """Return a proposal whose point is not known yet; None if every point of the cell is known.
 
         If the sampler proposes only known points, random points are tried, and then every point of the cell in turn. A
-        sampler that restarts its sequence gets one more attempt for each trial of the study, since it repeats them.
+        sampler that restarts its sequence repeats the study's points, so it gets one more attempt for each of them.
         """
         trial_count = len(self._study.get_trials(deepcopy=False))
-        for _ in range(_SAMPLER_ATTEMPTS + self._restarts_sequence * trial_count):
+        for _ in range(_SAMPLER_ATTEMPTS + self._sampler_restarts * trial_count):
             proposal = self.ask()
             if not is_known(proposal.point):
                 return proposal
-            self._study.tell(proposal.trial, state=TrialState.FAIL)
+            self._study.tell(proposal.optuna_trial, state=TrialState.FAIL)
         for point in self._fallback_points():
             if not is_known(point):
                 self._study.enqueue_trial(point)
@@ -164,25 +168,25 @@ class CellStudy:
         while True:
             yield self._suggest_values(study.ask()).params
 
-    def states(self) -> dict[str, int]:
-        """Return the number of Optuna trials in each state; states have Optuna's names in lower case."""
+    def count_by_state(self) -> dict[str, int]:
+        """Return the number of Optuna trials by their state; states have Optuna's names in lower case."""
         return dict(Counter(trial.state.name.lower() for trial in self._study.get_trials(deepcopy=False)))
 
 
-def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> None:
+def _suggest(optuna_trial: optuna.Trial, name: str, distribution: BaseDistribution) -> None:
     if isinstance(distribution, CategoricalDistribution):
-        trial.suggest_categorical(name, distribution.choices)
+        optuna_trial.suggest_categorical(name, distribution.choices)
     elif isinstance(distribution, FloatDistribution):
-        trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log)
+        optuna_trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log)
     elif isinstance(distribution, IntDistribution):
-        trial.suggest_int(name, distribution.low, distribution.high, log=distribution.log)
+        optuna_trial.suggest_int(name, distribution.low, distribution.high, log=distribution.log)
 
 
 def _best_scores(record: TrialRecord) -> dict[int, float]:
     """Return the best score up to each evaluation, by step. An evaluation at `max_steps` is left out."""
-    best_score, best_scores = 0.0, {}
+    best_score, best_score_by_step = 0.0, {}
     for evaluation in record.evaluations:
         best_score = max(best_score, evaluation.score(record.metric) or 0.0)
         if evaluation.step < record.max_steps:
-            best_scores[evaluation.step] = best_score
-    return best_scores
+            best_score_by_step[evaluation.step] = best_score
+    return best_score_by_step

@@ -21,23 +21,23 @@ class CellCounts:
         started_count: search trials that have begun.
         running_count: search and confirm trials that run.
         repeat_count: search trials that have begun before and wait to be tried again or to continue.
-        confirm_queued: whether the cell's confirm trials have been queued.
+        has_queued_confirm_trials: whether the cell's confirm trials have been queued.
     """
 
     planned_count: int
     started_count: int = 0
     running_count: int = 0
     repeat_count: int = 0
-    confirm_queued: bool = False
+    has_queued_confirm_trials: bool = False
 
     @property
-    def search_is_over(self) -> bool:
+    def is_search_over(self) -> bool:
         """Whether the search is over: no search trial is left and no trial runs."""
         return self.started_count >= self.planned_count and not self.running_count and not self.repeat_count
 
 
 class Turn(NamedTuple, Generic[AnyCell, WaitingTrial]):
-    """The trial whose turn it is. `waiting_trial` is the queued trial, or None for a new search trial."""
+    """The trial whose turn it is. `waiting_trial` is a queued trial, or None if a new search trial is to be made."""
 
     cell: AnyCell
     phase: str
@@ -45,7 +45,7 @@ class Turn(NamedTuple, Generic[AnyCell, WaitingTrial]):
 
 
 class Turns(Generic[AnyCell, WaitingTrial]):
-    """The trials of all cells that wait for their turn. An object of this class is true if a trial waits."""
+    """The trials of all cells that wait for their turn. As a boolean, it is true if a trial waits."""
 
     def __init__(self, cells: list[AnyCell]) -> None:
         self.cells = cells
@@ -73,9 +73,10 @@ class Turns(Generic[AnyCell, WaitingTrial]):
             cell, waiting_trial = self.repeat_trials.popleft()
             cell.repeat_count -= 1
             return Turn(cell, "search", waiting_trial)
-        open_cells = [cell for cell in self.cells if cell.started_count < cell.planned_count]
-        if not open_cells:
+        cells_with_new_trials = [cell for cell in self.cells if cell.started_count < cell.planned_count]
+        if not cells_with_new_trials:
             return None
-        cell = min(open_cells, key=lambda cell: cell.started_count)  # `min` takes the first cell among equals
+        # Among equals, `min` takes the first cell.
+        cell = min(cells_with_new_trials, key=lambda cell: cell.started_count)
         cell.started_count += 1
         return Turn(cell, "search", None)

@@ -16,11 +16,11 @@ def winner(records: Iterable[TrialRecord]) -> TrialRecord | None:
     for status in ("complete", "stopped"):
         candidates = [record for record in records if record.status == status and record.selection_score is not None]
         if candidates:
-            return max(candidates, key=_preference)
+            return max(candidates, key=_sort_key)
     return None
 
 
-def _preference(record: TrialRecord) -> tuple[float, float, str]:
+def _sort_key(record: TrialRecord) -> tuple[float, float, str]:
     return record.selection_score or 0.0, -(record.selection_loss or 0.0), record.key
 
 
@@ -30,15 +30,17 @@ def winners_confirm_trials(records: Iterable[TrialRecord]) -> list[tuple[str, Tr
     Confirm trials of former winners are left out, because a continued search may have found a better trial.
     """
     records = list(records)
-    pairs = []
+    confirm_trials = []
     for stratum in dict.fromkeys(record.stratum or "" for record in records if record.phase == "search"):
-        in_stratum = [record for record in records if (record.stratum or "") == stratum]
-        winning_record = winner(record for record in in_stratum if record.phase == "search")
+        stratum_records = [record for record in records if (record.stratum or "") == stratum]
+        winning_record = winner(record for record in stratum_records if record.phase == "search")
         if winning_record is not None:
             winning_key = _key_without_seed(winning_record)
-            confirm_records = [record for record in in_stratum if record.phase == "confirm"]
-            pairs += [(stratum, record) for record in confirm_records if _key_without_seed(record) == winning_key]
-    return pairs
+            confirm_records = [record for record in stratum_records if record.phase == "confirm"]
+            confirm_trials += [
+                (stratum, record) for record in confirm_records if _key_without_seed(record) == winning_key
+            ]
+    return confirm_trials
 
 
 def _key_without_seed(record: TrialRecord) -> str:

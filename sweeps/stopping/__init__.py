@@ -76,11 +76,11 @@ class StoppingRule(ABC):
             position: the trial's position in its stratum; the first trial has 1.
             eval_every: the number of steps between evaluations.
         """
-        ends = [*self.decision_steps(eval_every), self.max_steps]
-        begins = [0, *ends[:-1]]
+        interval_ends = [*self.decision_steps(eval_every), self.max_steps]
+        interval_begins = [0, *interval_ends[:-1]]
         return sum(
             self.share_left(position, decisions) * (end - begin)
-            for decisions, (begin, end) in enumerate(zip(begins, ends, strict=True))
+            for decisions, (begin, end) in enumerate(zip(interval_begins, interval_ends, strict=True))
         )
 
 

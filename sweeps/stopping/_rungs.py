@@ -6,21 +6,22 @@ A rung compares a trial with those that have reached the rung before, so no tria
 from collections.abc import Iterable
 
 
-def rung_steps(first_step: int, factor: int, max_steps: int) -> list[int]:
+def rung_steps(first_step: int, reduction_factor: int, max_steps: int) -> list[int]:
     """Return the steps first_step · factor^k that are below `max_steps`."""
     steps = []
     step = first_step
     while step < max_steps:
         steps.append(step)
-        step *= factor
+        step *= reduction_factor
     return steps
 
 
 class Rungs:
-    """Rungs at given steps. The best 1/`factor` of the trials that reach a rung go on."""
+    """Rungs at given steps. The best 1/`reduction_factor` of the trials that reach a rung go on."""
 
-    def __init__(self, steps: Iterable[int], factor: int) -> None:
-        self._percentile = 100 * (1 - 1 / factor)
+    def __init__(self, steps: Iterable[int], reduction_factor: int) -> None:
+        self._stopping_percentile = 100 * (1 - 1 / reduction_factor)
+        # Each rung is its step, and by key the values of the trials that have reached it.
         self._rungs: list[tuple[int, dict[str, float]]] = [(step, {}) for step in sorted(steps, reverse=True)]
 
     def report(self, key: str, step: int, value: float) -> bool:
@@ -28,18 +29,19 @@ class Rungs:
 
         At each report only the highest rung that the trial has reached decides, and it decides only once.
         """
-        for rung_step, values in self._rungs:
-            if key in values:
+        for rung_step, value_by_key in self._rungs:
+            if key in value_by_key:
                 return False
             if step >= rung_step:
                 import numpy as np  # imported here because a plan does not need it
 
-                stops = bool(values) and value < float(np.percentile(list(values.values()), self._percentile))
-                values[key] = value
-                return stops
+                values = list(value_by_key.values())
+                is_stopped = bool(values) and value < float(np.percentile(values, self._stopping_percentile))
+                value_by_key[key] = value
+                return is_stopped
         return False
 
     def forget(self, key: str) -> None:
         """Remove a trial from every rung, because it will start over."""
-        for _, values in self._rungs:
-            values.pop(key, None)
+        for _, value_by_key in self._rungs:
+            value_by_key.pop(key, None)

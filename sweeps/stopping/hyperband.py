@@ -16,27 +16,30 @@ class Hyperband(ASHA):
 
     def __init__(self, *, grace_steps: int, reduction_factor: int, max_steps: int) -> None:
         super().__init__(grace_steps=grace_steps, reduction_factor=reduction_factor, max_steps=max_steps)
-        steps = self.decision_steps(1)
-        self._brackets = [Rungs(steps[skipped:], reduction_factor) for skipped in range(len(steps) + 1)]
-        self._shares = _bracket_shares(len(self._brackets), reduction_factor)
+        rung_steps = self.decision_steps(1)
+        self._brackets = [
+            Rungs(rung_steps[skipped_rung_count:], reduction_factor)
+            for skipped_rung_count in range(len(rung_steps) + 1)
+        ]
+        self._trial_share_by_bracket = _bracket_shares(len(self._brackets), reduction_factor)
 
     def rungs_of(self, key: str) -> Rungs:
-        return self._brackets[self.bracket(key)]
+        return self._brackets[self.bracket_index(key)]
 
-    def bracket(self, key: str) -> int:
-        """Return the index of a trial's bracket. The key alone decides, so it is the same in a continued sweep."""
-        draw = int(hashlib.sha256(f"bracket {key}".encode()).hexdigest()[:13], 16) / 16**13
-        for bracket, share in enumerate(self._shares):
-            draw -= share
-            if draw < 0:
-                return bracket
-        return len(self._shares) - 1
+    def bracket_index(self, key: str) -> int:
+        """Return the index of a trial's bracket. The key alone decides, so a continued sweep has the same brackets."""
+        random_number = int(hashlib.sha256(f"bracket {key}".encode()).hexdigest()[:13], 16) / 16**13
+        for index, share in enumerate(self._trial_share_by_bracket):
+            random_number -= share
+            if random_number < 0:
+                return index
+        return len(self._trial_share_by_bracket) - 1
 
     def share_left(self, position: int, decisions: int) -> float:
         """Return the mean over the brackets. The bracket with index k skips the first k decisions."""
         return sum(
-            share * max(1 / max(1.0, position * share), 1 / self.reduction_factor) ** max(0, decisions - bracket)
-            for bracket, share in enumerate(self._shares)
+            share * max(1 / max(1.0, position * share), 1 / self.reduction_factor) ** max(0, decisions - bracket_index)
+            for bracket_index, share in enumerate(self._trial_share_by_bracket)
         )
 
     def description(self, stratum: str, eval_every: int) -> str:
@@ -47,13 +50,17 @@ class Hyperband(ASHA):
         )
 
 
-def _bracket_shares(bracket_count: int, factor: int) -> list[float]:
-    """Return the share of trials in each bracket. The bracket that stops trials earliest (s = s_max) comes first.
+def _bracket_shares(bracket_count: int, reduction_factor: int) -> list[float]:
+    """Return the share of trials in each bracket. The bracket that stops trials earliest comes first.
 
-    The shares are in proportion to Hyperband's number of trials, ⌈(s_max + 1) / (s + 1) · factor^s⌉.
+    The shares are in proportion to Hyperband's number of trials, ⌈(s_max + 1) / (s + 1) · η^s⌉. Here s is the bracket's
+    number of rungs, s_max that of the first bracket, and η the reduction factor.
     """
-    counts = [math.ceil(bracket_count / (s + 1) * factor**s) for s in reversed(range(bracket_count))]
-    return [count / sum(counts) for count in counts]
+    trial_counts = [
+        math.ceil(bracket_count / (rung_count + 1) * reduction_factor**rung_count)
+        for rung_count in reversed(range(bracket_count))
+    ]
+    return [count / sum(trial_counts) for count in trial_counts]
 
 
 SPEC = Hyperband

@@ -7,7 +7,7 @@ from statistics import fmean, median
 
 from sweeps.stopping import StoppingRule
 
-MIN_OTHER_TRIALS = 3  # the rule stops a trial only if this number of other trials or more have reached the step
+MIN_OTHER_TRIALS = 3  # the rule stops a trial only if at least so many other trials have reached the step
 
 
 class Median(StoppingRule):
@@ -15,22 +15,22 @@ class Median(StoppingRule):
 
     def __init__(self, *, grace_steps: int, reduction_factor: int, max_steps: int) -> None:
         super().__init__(grace_steps=grace_steps, reduction_factor=reduction_factor, max_steps=max_steps)
-        self._reports: dict[str, dict[int, float]] = {}  # by key: a trial's values after the grace period, by step
+        self._reports_by_key: dict[str, dict[int, float]] = {}  # a trial's values by step, from `grace_steps` on
 
     def report(self, key: str, step: int, value: float) -> bool:
         if step < self.grace_steps:
             return False
-        values = self._reports.setdefault(key, {})
-        values[step] = value
-        averages = [
-            fmean(value_then for step_then, value_then in value_by_step.items() if step_then <= step)
-            for other_key, value_by_step in self._reports.items()
+        own_value_by_step = self._reports_by_key.setdefault(key, {})
+        own_value_by_step[step] = value
+        average_values = [
+            fmean(earlier_value for earlier_step, earlier_value in value_by_step.items() if earlier_step <= step)
+            for other_key, value_by_step in self._reports_by_key.items()
             if other_key != key and max(value_by_step) >= step and min(value_by_step) <= step
         ]
-        return len(averages) >= MIN_OTHER_TRIALS and max(values.values()) < median(averages)
+        return len(average_values) >= MIN_OTHER_TRIALS and max(own_value_by_step.values()) < median(average_values)
 
     def forget(self, key: str) -> None:
-        self._reports.pop(key, None)
+        self._reports_by_key.pop(key, None)
 
     def share_left(self, position: int, decisions: int) -> float:
         """Return the probability that a trial still runs after these decisions: 1 / (1 + decisions).

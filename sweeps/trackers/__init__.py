@@ -1,4 +1,4 @@
-"""Trackers, which follow the trials of a sweep and pass on what happens to them.
+"""Trackers. A tracker follows the trials of a sweep and passes on what happens to them.
 
 Each tracker is one module with the tracker's class as its `SPEC`. `--track NAME` starts it; the option may be
 repeated. If a tracker raises an exception, a message names the tracker, it gets no further events, and the sweep

@@ -48,9 +48,9 @@ class Events(Tracker):
         self._write("ended", job, status=record.status, step=record.steps, score=record.selection_score)
 
     def _write(self, event: str, job: Job, **details: Any) -> None:
-        entry = {"time": now(), "event": event, "key": job.key, "phase": job.phase, "cell": job.cell, **details}
+        event_dict = {"time": now(), "event": event, "key": job.key, "phase": job.phase, "cell": job.cell, **details}
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+            file.write(json.dumps(event_dict) + "\n")
 
 
 SPEC = Events

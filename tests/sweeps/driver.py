@@ -46,7 +46,7 @@ class Driver:
     def run(self):
         while trial := self.start():
             self.end(trial)
-        assert not self.queue.has_waiting and not self.queue._running
+        assert not self.queue.has_waiting_trial and not self.queue._search_by_running_trial
         return self
 
 

@@ -262,7 +262,7 @@ def test_a_forgotten_trial_may_start_over(rule):
 def test_hyperbands_brackets_share_the_trials_and_the_last_one_stops_no_trial():
     rule = stopping.get("hyperband")(grace_steps=2, reduction_factor=3, max_steps=60)
     keys = [f"{number:016x}" for number in range(2000)]
-    brackets = [rule.bracket(key) for key in keys]
+    brackets = [rule.bracket_index(key) for key in keys]
     shares = [brackets.count(bracket) / 2000 for bracket in range(5)]
     assert shares == sorted(shares, reverse=True) and shares[-1] > 0, "the bracket that stops earliest has most trials"
     (worst_key, *other_keys) = [key for key, bracket in zip(keys, brackets, strict=True) if bracket == 4]

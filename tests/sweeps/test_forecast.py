@@ -58,24 +58,24 @@ def test_the_time_of_one_trial_at_a_time_is_a_sum():
     simulated = simulate(smoke_with(), max_concurrent=1)
     assert simulated.trial_count == 12
     assert simulated.step_count == 12 * 12
-    assert simulated.seconds == pytest.approx(12 * (3.0 + 12 * (0.5 + 1.0 + 2.0 / 2)) + 3 * 10.0)
+    assert simulated.duration_s == pytest.approx(12 * (3.0 + 12 * (0.5 + 1.0 + 2.0 / 2)) + 3 * 10.0)
 
 
 def test_trials_that_step_together_share_the_fixed_time_of_a_step():
     """Each cell has one search trial. The three run together, then three confirm trials, scored one after another."""
     space = smoke_with(trials=1)
     together = 12 * (0.5 + 3 * (1.0 + 1.0))
-    assert simulate(space).seconds == pytest.approx(2 * (3.0 + together) + 3 * 10.0)
+    assert simulate(space).duration_s == pytest.approx(2 * (3.0 + together) + 3 * 10.0)
     alone = 12 * (0.5 + 1.0 + 1.0)
-    assert simulate(space, device_share=1.0, device_count=3).seconds == pytest.approx(2 * (3.0 + alone) + 10.0)
-    assert simulate(space, device_share=0.3, shares_device=False).seconds == pytest.approx(2 * (3.0 + alone) + 10.0)
+    assert simulate(space, device_share=1.0, device_count=3).duration_s == pytest.approx(2 * (3.0 + alone) + 10.0)
+    assert simulate(space, device_share=0.3, shares_device=False).duration_s == pytest.approx(2 * (3.0 + alone) + 10.0)
 
 
 def test_a_step_of_one_trial_may_take_longer_than_a_step_of_several():
     space = smoke_with(trials=1)
     falling = {"fixed_s": 4.0, "step_s": -1.0, "min_step_s": 1.5, "evaluation_s": 0.0, "begin_s": 0.0, "score_s": 0.0}
-    assert simulate(space, **falling).seconds == pytest.approx(2 * 12 * 1.5)
-    assert simulate(space, max_concurrent=1, **falling).seconds == pytest.approx(6 * 12 * 3.0)
+    assert simulate(space, **falling).duration_s == pytest.approx(2 * 12 * 1.5)
+    assert simulate(space, max_concurrent=1, **falling).duration_s == pytest.approx(6 * 12 * 3.0)
 
 
 def seconds_step_by_step(space, max_concurrent, fixed_s, step_s):
@@ -116,7 +116,7 @@ def test_the_simulation_agrees_with_a_simulation_of_single_steps(trials, seeds, 
         for cell, cell_step_s in zip(space.cells, step_s, strict=True)
     ]
     simulated = simulate(space, costs, max_concurrent=max_concurrent)
-    assert simulated.seconds == pytest.approx(seconds_step_by_step(space, max_concurrent, fixed_s, step_s))
+    assert simulated.duration_s == pytest.approx(seconds_step_by_step(space, max_concurrent, fixed_s, step_s))
 
 
 def steps_by_asha(space, quality):
@@ -179,13 +179,13 @@ def test_finished_trials_are_not_run_again_and_count_on_their_rungs():
     finished += [
         make_record(config, accuracy=0.95, cell=cell.name) for cell, config in zip(space.cells, configs, strict=True)
     ]
-    assert simulate(space, finished=finished).seconds == 0.0
+    assert simulate(space, finished=finished).duration_s == 0.0
 
 
 def test_trials_for_which_no_device_is_free_wait():
     space = smoke_with(trials=1)
-    assert simulate(space, device_share=1.0, shares_device=False, max_concurrent=9).seconds == pytest.approx(
-        simulate(space, device_share=1.0, shares_device=False, max_concurrent=1).seconds
+    assert simulate(space, device_share=1.0, shares_device=False, max_concurrent=9).duration_s == pytest.approx(
+        simulate(space, device_share=1.0, shares_device=False, max_concurrent=1).duration_s
     )
 
 

@@ -198,7 +198,7 @@ def events_of(scenario):
         command = Command(space, training, events, audit, command.interrupt())
         command.number = 1000
         command.run()
-    assert command.queue.next() is None and not command.queue._running
+    assert command.queue.next() is None and not command.queue._search_by_running_trial
     return events
 
 

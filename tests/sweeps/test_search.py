@@ -44,11 +44,11 @@ def test_a_continued_sweep_runs_only_the_missing_trials_and_its_studies_know_the
         assert not set(first.records) & {trial.config.key for trial in continued.trials}
         assert len(first.records) + len(continued.trials) == len(uninterrupted.trials) == 12
         for cell_search in continued.cell_searches:
-            assert cell_search.study.states()["complete"] == 3
+            assert cell_search.study.count_by_state()["complete"] == 3
     complete = Driver(space, by_rate, finished=uninterrupted.records.values())
     assert complete.queue.counts() == (0, 0)
     assert complete.start() is None
-    assert not complete.queue.has_waiting
+    assert not complete.queue.has_waiting_trial
 
 
 def test_optuna_is_told_how_each_trial_ends():
@@ -63,18 +63,18 @@ def test_optuna_is_told_how_each_trial_ends():
 
     driver = Driver(space, outcome).run()
     for cell_search in driver.cell_searches:
-        assert cell_search.study.states() == {"complete": 1, "pruned": 1, "fail": 1}
+        assert cell_search.study.count_by_state() == {"complete": 1, "pruned": 1, "fail": 1}
         assert cell_search.study._study.best_value == 0.6
     replayed = Driver(space, outcome, finished=driver.records.values())
     for cell_search in replayed.cell_searches:
-        states = {state: count for state, count in cell_search.study.states().items() if state != "waiting"}
+        states = {state: count for state, count in cell_search.study.count_by_state().items() if state != "waiting"}
         assert states == {"complete": 1, "pruned": 1, "fail": 1}
 
 
 def test_a_trial_without_a_record_is_a_failure_and_the_sweep_goes_on():
     driver = Driver(spaces.load("smoke", "paper"), lambda trial: None).run()
     assert len(driver.trials) == 9
-    assert all(cell_search.study.states() == {"fail": 3} for cell_search in driver.cell_searches)
+    assert all(cell_search.study.count_by_state() == {"fail": 3} for cell_search in driver.cell_searches)
 
 
 def test_failed_trials_are_tried_again_within_the_same_number():
@@ -94,7 +94,7 @@ def test_a_repeated_point_is_not_run_twice():
     driver = Driver(space, by_rate).run()
     search = [trial for trial in driver.trials if trial.phase == "search"]
     assert len({trial.config.key for trial in search}) == len(search) == 2 * 3
-    assert all(cell_search.search_is_over for cell_search in driver.cell_searches)
+    assert all(cell_search.is_search_over for cell_search in driver.cell_searches)
 
 
 def test_a_cell_that_searches_nothing_has_one_trial():
@@ -235,12 +235,12 @@ def test_an_interrupted_trial_comes_first_and_its_study_knows_it():
     resumed = continued.start()
     assert resumed.config == interrupted.config
     (cell_search,) = [search for search in continued.cell_searches if search.cell.name == interrupted.cell.name]
-    assert cell_search.study.states()["running"] == 1
+    assert cell_search.study.count_by_state()["running"] == 1
     continued.end(resumed)
     continued.run()
     assert len(continued.records) == 36 + len(continued.trials) == 14 * 3 + 3
     for cell_search in continued.cell_searches:
-        states = cell_search.study.states()
+        states = cell_search.study.count_by_state()
         assert (states["complete"], states.get("running", 0)) == (14, 0)
 
 
@@ -250,7 +250,7 @@ def test_a_first_point_whose_trial_was_interrupted_is_not_proposed_twice():
     driver = Driver(space, by_rate, interrupted=[(interrupted.config, interrupted.cell.name)]).run()
     assert len({trial.config.key for trial in driver.trials}) == len(driver.trials) == 12
     for cell_search in driver.cell_searches:
-        assert cell_search.study.states()["complete"] == 3
+        assert cell_search.study.count_by_state()["complete"] == 3
 
 
 def test_the_winner_and_the_study_go_by_the_cells_metric():

@@ -188,9 +188,9 @@ def test_table2_has_the_papers_shapes_and_as_many_trials_for_every_method():
         "fine_tuning": 222_903_552, "lora": 3_538_944, "prompt_tuning": 76_800, "dept": 76_800, "lopt1": 3_940,
         "lopt2": 7_680,
     }  # fmt: skip
-    assert {(cell.sample_trial.task, cell.sample_trial.method): cell.counts.trainable for cell in plan.cells} == {
-        (task, method): count for task in ("sst2", "boolq", "rte", "wic", "cb") for method, count in counts.items()
-    }
+    assert {
+        (cell.sample_trial.task, cell.sample_trial.method): cell.parameter_counts.trainable for cell in plan.cells
+    } == {(task, method): count for task in ("sst2", "boolq", "rte", "wic", "cb") for method, count in counts.items()}
     assert {cell.trial_count for cell in plan.cells} == {10}
     configs = [cell.sample_trial for cell in plan.cells]
     assert {(config.task, config.holdout, config.batch_size) for config in configs} == {
@@ -204,9 +204,9 @@ def test_the_frontier_fills_each_budget_with_every_method_that_can_be_so_small()
     space = spaces.load("frontier", "paper")
     budgets = space.axes["budget"]
     for cell in make_plan(space).cells:
-        budget = min(budget for budget in budgets if budget >= cell.counts.trainable)
-        assert cell.counts.trainable > 0.4 * budget, (cell.name, cell.counts.trainable)
-        assert cell.counts.trainable <= 12_800 * 10, "not above the longest full prompt"
+        budget = min(budget for budget in budgets if budget >= cell.parameter_counts.trainable)
+        assert cell.parameter_counts.trainable > 0.4 * budget, (cell.name, cell.parameter_counts.trainable)
+        assert cell.parameter_counts.trainable <= 12_800 * 10, "not above the longest full prompt"
     assert {cell.fixed["method"] for cell in space.cells} == {"prompt_tuning", "lopt1", "lopt2", "dept", "ulpt"}
     gpt2_space = settings.with_settings(space, {"backbone": "gpt2", "budget": "5000", "method": "lopt1,ulpt"})
     assert [cell.name for cell in gpt2_space.cells] == ["lopt1 n=24 r=6", "ulpt n=100 r=34"]

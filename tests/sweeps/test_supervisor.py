@@ -205,7 +205,7 @@ def test_a_trial_whose_process_died_before_it_began_comes_again_at_once(position
     sweep.end(name, same_job)
     sweep.run()
     assert len(sweep.store.records) == 12
-    assert all(cell.study.states() == {"complete": 3} for cell in sweep.queue._turns.cells)
+    assert all(cell.study.count_by_state() == {"complete": 3} for cell in sweep.queue._turns.cells)
 
 
 @pytest.mark.parametrize("report", [None, {}])
