@@ -28,8 +28,8 @@ def check(cell: Cell) -> None:
         search_text = "only one range" if cell.search else "nothing"
         raise ValueError(
             "sampler cma_es needs cells that search two ranges or more, no list, and no setting of a single method "
-            f"(METHOD.NAME); cell {cell.name} searches {', '.join(unsuitable_names) or search_text}. Give another sampler, "
-            "such as tpe"
+            f"(METHOD.NAME); cell {cell.name} searches {', '.join(unsuitable_names) or search_text}. Give another "
+            "sampler, such as tpe"
         )
     if importlib.util.find_spec("cmaes") is None:
         raise ValueError("sampler cma_es needs the package cmaes: pip install 'lopt-sweep[cma-es]'")

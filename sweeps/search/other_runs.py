@@ -41,7 +41,9 @@ class OtherRuns:
 
     def announce(self, trial_count: int) -> None:
         """Print how many of the sweep's trials are reused, and from which runs."""
-        no_runs_text = f"none of the {len(self._record_and_store_by_key)} finished trials of other runs has these settings"
+        no_runs_text = (
+            f"none of the {len(self._record_and_store_by_key)} finished trials of other runs has these settings"
+        )
         runs_text = ", ".join(self._reused_count_by_run) or no_runs_text
         print(f"reused {self._reused_count_by_run.total()} of {trial_count} trials ({runs_text})", flush=True)
 
