@@ -13,7 +13,7 @@ from lopt.config import TrialConfig, folder_name
 from lopt.errors import one_line
 from lopt.records import TrialRecord
 from sweeps.results.store import FINAL, Store
-from sweeps.space import NAME_DEFAULTS, Cell, Space, without_paths
+from sweeps.space import PLUGIN_DEFAULTS, Cell, Space, without_paths
 
 # These may change during a run, because they only decide which trials there are. All other settings of a space decide
 # how a trial is trained and judged.
@@ -114,7 +114,7 @@ def space_changes(store: Store, space: Space) -> list[str]:
     if manifest is None or manifest.get("identity") == space.identity():
         return []
     descriptions = manifest.get("space", {}), json.loads(json.dumps(space.to_dict()))
-    old, new = ({**NAME_DEFAULTS, **without_paths(description)} for description in descriptions)
+    old, new = ({**PLUGIN_DEFAULTS, **without_paths(description)} for description in descriptions)
     changes = _differences(old, new)
     is_comparable = all(old.get(name) == new[name] for name in new if name not in _MAY_CHANGE)
     if is_comparable and (changes or _has_same_trials(store, space, old, new)):
