@@ -12,7 +12,7 @@ from lopt import methods
 from lopt.config import TrialConfig, folder_name
 from lopt.errors import one_line
 from lopt.records import TrialRecord
-from sweeps.results.store import FINAL, Store
+from sweeps.results.store import FINAL_STATUSES, Store
 from sweeps.space import PLUGIN_DEFAULTS, Cell, Space, without_paths
 
 # These may change during a run, because they only decide which trials there are. All other settings of a space decide
@@ -76,7 +76,7 @@ def read_earlier_work(store: Store, space: Space) -> EarlierWork:
     changes = space_changes(store, space)
     records = store.records()
     check_moved_folders(store, records)
-    finished = [record for record in records if record.status in FINAL]
+    finished = [record for record in records if record.status in FINAL_STATUSES]
     failed = [record for record in records if record.status == "failed"]
     misfit_counts = Counter[str]()
     if changes or store.left_out_keys():

@@ -8,7 +8,7 @@ from pathlib import Path
 from lopt.config import TrialConfig, key_of
 from lopt.errors import one_line
 from lopt.records import TrialRecord
-from sweeps.results.store import FINAL, Store
+from sweeps.results.store import FINAL_STATUSES, Store
 from sweeps.space import Cell, Space, point_of
 
 _REVISIONS = {"task": "data_revision", "backbone": "model_revision"}
@@ -33,7 +33,7 @@ class OtherRuns:
         self._reused_counts: Counter[str] = Counter()  # number of reused trials, by the name of their run
         for other_store, records in _read_runs(store, runs):
             for record in records:
-                if record.status in FINAL:
+                if record.status in FINAL_STATUSES:
                     self._records.setdefault(record.key, (record, other_store))
 
     def announce(self, total: int) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from lopt.failure import failed_record
 from lopt.records import TrialRecord, now
 from sweeps.results.run_folder import StoreError
-from sweeps.results.store import FINAL, Store
+from sweeps.results.store import FINAL_STATUSES, Store
 from sweeps.work.job import SCORE, STEP, Job, Report, overdue_message
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Execution:
         except StoreError as error:
             return self._report_store_error(error)
         # A failed record of an earlier command is set aside before the trial starts. So this record is of this command.
-        if earlier_record is not None and earlier_record.status in (*FINAL, "failed"):
+        if earlier_record is not None and earlier_record.status in (*FINAL_STATUSES, "failed"):
             return self._new_report(earlier_record, earlier_record.status)
         try:
             self.trial = Trial(self.config, phase=self._phase)

@@ -284,7 +284,7 @@ class Worker:
         return since + self._max_wait_s() if is_waiting else 0.0
 
     def _choose_trials(self, training_trials: list[_HostedTrial]) -> list[_HostedTrial]:
-        """Choose the trials of the next step. A trial that steps alone takes turns with all those that step together."""
+        """Choose the trials of the next step. A trial that steps alone takes turns with all the others."""
         solo_trials = [hosted for hosted in training_trials if hosted.steps_alone]
         packed_trials = [hosted for hosted in training_trials if not hosted.steps_alone]
         if not solo_trials or (packed_trials and any(hosted.steps_alone for hosted in self._trials_in_step)):
