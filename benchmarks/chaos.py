@@ -63,7 +63,7 @@ class RunObserver:
 
     def observe(self) -> int:
         """Read the run's checkpoints and new records; return the steps of all trials together."""
-        for path in checkpoint_file.newest(self.folder / "checkpoints").values():
+        for path in checkpoint_file.newest_paths(self.folder / "checkpoints").values():
             with contextlib.suppress(FileNotFoundError):
                 description = checkpoint.read_description(path)
                 self._observe_trial(description["key"], description["step"], description["started_at"])

@@ -1,1 +1,1 @@
-"""Sweeps: which trials to run, when to stop them, where their results go."""
+"""Run sweeps: decide which trials run and when they stop, and keep their results."""

@@ -32,7 +32,7 @@ class GpuTime:
         self._clock = clock
         self._counted_s, self._counted_until = 0.0, clock()
         self._reserved_gpus: dict[str, float] = {}  # by the trial's key; parts of a GPU are possible
-        self._devices: dict[str, str] = {}  # of placed trials, by the trial's key; "" until it is reported
+        self._devices: dict[str, str] = {}  # of placed trials, by the trial's key; "" until a report names it
 
     def reserve(self, key: str, gpus: float) -> None:
         """Note how many GPUs a trial will reserve; 0 on a machine without a GPU."""

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM (which batch systems and spot machines send).
+"""Handle Ctrl-C and SIGTERM. Batch systems and spot machines send SIGTERM.
 
 The first signal lets the command save its trials before it ends. The second ends it at once.
 """
@@ -22,17 +22,17 @@ def install_handlers() -> None:
 
 
 def _set_handler(handler: Callable[[int, FrameType | None], None]) -> None:
-    for number in _SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, handler)
+    for signal_number in _SIGNALS:
+        if signal.getsignal(signal_number) is not signal.SIG_IGN:
+            signal.signal(signal_number, handler)
 
 
-def _on_first_signal(number: int, frame: FrameType | None) -> None:
+def _on_first_signal(signal_number: int, frame: FrameType | None) -> None:
     _set_handler(_on_second_signal)
     raise KeyboardInterrupt
 
 
-def _on_second_signal(number: int, frame: FrameType | None) -> None:
+def _on_second_signal(signal_number: int, frame: FrameType | None) -> None:
     # As after a crash, nothing is tidied up, but no finished trial is lost.
     os.write(2, b"\nended at once; the same command without --fresh continues the run\n")
     os._exit(INTERRUPTED)

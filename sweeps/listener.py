@@ -15,8 +15,8 @@ class Listener:
     """A listener is called at each event of every trial. A subclass overrides the events that it needs.
 
     The events of one trial come in this order: `started`; then `placed`, `reported` and `displaced`, any number of
-    times; perhaps `stopped`; at last one of `ended`, `paused` and `requeued`. All calls are made in the
-    thread that runs the sweep, so a slow listener delays the sweep.
+    times; perhaps `stopped`; and at last one of `ended`, `paused` and `requeued`. All calls are made in the thread that
+    runs the sweep, so a slow listener delays the sweep.
     """
 
     def started(self, job: Job) -> None:
@@ -54,12 +54,12 @@ class Listeners(Listener):
     """Passes every event to several listeners, in their order."""
 
     def __init__(self, listeners: Sequence[Listener]) -> None:
-        def tell_all(event: str, *arguments: Any) -> None:
+        def tell_all(event_name: str, *arguments: Any) -> None:
             for listener in listeners:
-                getattr(listener, event)(*arguments)
+                getattr(listener, event_name)(*arguments)
 
-        for event in EVENTS:
-            setattr(self, event, partial(tell_all, event))
+        for event_name in EVENTS:
+            setattr(self, event_name, partial(tell_all, event_name))
 
 
 EVENTS = [name for name in vars(Listener) if not name.startswith("_")]

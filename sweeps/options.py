@@ -8,18 +8,18 @@ class Options:
     """How a sweep runs, as opposed to what it runs: no option changes the result of a trial.
 
     Attributes:
-        local_mode: Train in this process, one trial at a time, without Ray.
+        local_mode: Whether trials train in this process, one at a time and without Ray.
         trials_per_gpu: Number of trials that share a GPU, or a machine without one. If None, the worker measures how
             many keep the device busy.
         max_concurrent: Largest number of trials at once. If None, as many as the machines have room for.
         max_trials: Number of trials that the command may start.
         max_wall_time_s, max_gpu_hours: Once one of them is used up, no trial starts, and running trials end at their
-            next evaluation. A later command continues these from there.
+            next evaluation. A later command continues them from there.
         max_trial_time_s: A trial that takes longer counts as failed.
         reuse: Names of other runs whose finished trials are copied; "all" stands for every run.
         warm_start: Names of other runs whose results the search starts with.
         track: Names of trackers.
-        audit: Of the trials that early stopping would stop, this share runs to the end instead.
+        audit: The share of the trials to be stopped early that run to the last step instead.
         fresh: Whether the command has --fresh, in which case the same command would start the run over.
     """
 

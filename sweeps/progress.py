@@ -43,10 +43,12 @@ class Progress(Listener):
         self._new_step_count = 0  # steps that this command has done
         self._last_step_at: float | None = None  # time of the last of these steps; None while the pace is unknown
         self._best_trial: tuple[TrialRecord, str] | None = None  # record and cell of the best trial of this command
-        self._began_at, self._drawn_at, self._width = time.monotonic(), 0.0, 0
+        self._began_at, self._drawn_at = time.monotonic(), 0.0
+        self._line_width = 0  # of the last line on the terminal
 
     def started(self, job: Job) -> None:
-        self._total_count += self._total_grows and job.phase == "confirm"
+        if self._total_grows and job.phase == "confirm":
+            self._total_count += 1
         self._steps_by_key[job.key] = 0
         self._draw()
 
@@ -61,7 +63,7 @@ class Progress(Listener):
         self._draw(event_text=f"{job}: {note}" if note else None)
 
     def _add_steps(self, key: str, step: int, *, pace_is_known: bool) -> None:
-        """Count the steps of a trial up to `step`. `pace_is_known`: whether they show the pace (see `time_left_s`)."""
+        """Count the steps of a trial up to `step`. `pace_is_known` says whether they show the pace (`time_left_s`)."""
         self._new_step_count += max(0, step - self._steps_by_key[key])
         self._steps_by_key[key] = step
         if pace_is_known or self._last_step_at is not None:
@@ -83,7 +85,8 @@ class Progress(Listener):
         self._draw(event_text=f"{job}: {'; '.join(notes)}" if report else None)
 
     def requeued(self, job: Job) -> None:
-        self._total_count -= self._total_grows and job.phase == "confirm"
+        if self._total_grows and job.phase == "confirm":
+            self._total_count -= 1
         self._forget(job)
         self._draw(event_text=f"{job}: waits for its turn again, because its process died before the trial began")
 
@@ -119,30 +122,30 @@ class Progress(Listener):
 
     def _draw(self, event_text: str | None = None) -> None:
         """Print the line and the text of an event; without an event, only if the last line is old enough."""
-        now, on_terminal = time.monotonic(), _on_terminal()
+        now, on_terminal = time.monotonic(), _is_on_terminal()
         if not event_text and now - self._drawn_at < (_TERMINAL_INTERVAL_S if on_terminal else _PLAIN_INTERVAL_S):
             return
         try:
             if on_terminal:
                 columns = shutil.get_terminal_size().columns - 1
                 if event_text:
-                    print(f"\r{event_text[:columns].ljust(self._width)}")
+                    print(f"\r{event_text[:columns].ljust(self._line_width)}")
                 line = self.line()[:columns]
-                print(f"\r{line.ljust(self._width)}", end="", flush=True)
-                self._width = len(line)
+                print(f"\r{line.ljust(self._line_width)}", end="", flush=True)
+                self._line_width = len(line)
             else:
                 print(f"{self.line()}{f' | {event_text}' if event_text else ''}", flush=True)
             self._drawn_at = now
-        except OSError:  # nobody reads the output any more, which is no reason to end a sweep
+        except OSError:  # a sweep goes on even if nobody reads its output any more
             discard_output()
 
     def close(self) -> None:
         """End the last line on the terminal, so that later output does not overwrite it."""
-        if _on_terminal() and self._width:
+        if _is_on_terminal() and self._line_width:
             print(flush=True)
 
 
-def _on_terminal() -> bool:
+def _is_on_terminal() -> bool:
     return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 
 
@@ -152,18 +155,18 @@ def _describe_end(job: Job, record: TrialRecord) -> str:
         error = record.error or {}
         lines = str(error.get("message") or "").splitlines() or [""]
         return f"{job}: failed, {error.get('type')}: {cut_short(lines[0], 120)}"
-    text, accuracy = f"{job}: {record.status} at step {record.steps:,}", record.test_accuracy
+    text = f"{job}: {record.status} at step {record.steps:,}"
     if record.selection_score is not None:
         text += f", {_format_score(record)} on held-out examples"
-    if accuracy is not None:
-        text += f", {100 * accuracy:.1f} % on {record.test_split}"
+    if record.test_accuracy is not None:
+        text += f", {100 * record.test_accuracy:.1f} % on {record.test_split}"
     return text
 
 
 def _format_score(record: TrialRecord) -> str:
     """Return a trial's best held-out score in percent, with the name of its metric unless that is accuracy."""
-    metric = "" if record.metric == "accuracy" else f" {METRICS.get(record.metric, record.metric)}"
-    return f"{100 * (record.selection_score or 0.0):.1f} %{metric}"
+    metric_title = "" if record.metric == "accuracy" else f" {METRICS.get(record.metric, record.metric)}"
+    return f"{100 * (record.selection_score or 0.0):.1f} %{metric_title}"
 
 
 def format_duration(seconds: float) -> str:

@@ -24,7 +24,7 @@ from sweeps.budget import OutOfTime
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    command_line = Parser(
+    command_parser = Parser(
         prog=commands.command_line("sweep").removeprefix("python "),
         description="Sweep soft prompts over method, rank, length and learning rate on Ray. "
         "The same command again continues a run; a finished trial is never run again.",
@@ -32,31 +32,35 @@ def parser() -> argparse.ArgumentParser:
         "4 stopped at a budget, 130 interrupted; the same command continues a run after 4 and 130",
         allow_abbrev=False,
     )
-    add = command_line.add_argument
+    add_option = command_parser.add_argument
     sampler_names, rule_names = ("|".join(registry.names(f"sweeps.{package}")) for package in ("samplers", "stopping"))
-    add("--space", required=True, help=f"{', '.join(registry.names('sweeps.spaces'))}, or path/to/space.py")
-    add("--profile", default="paper", help="paper (the setting of the paper, default) or demo")
-    add("--name", metavar="RUN", help="name of the run (default <space>-<profile>)")
-    add("--out", default="results", help="folder of all runs, or a URL such as s3://bucket/results (default results)")
-    add(
+    add_option("--space", required=True, help=f"{', '.join(registry.names('sweeps.spaces'))}, or path/to/space.py")
+    add_option("--profile", default="paper", help="paper (the setting of the paper, default) or demo")
+    add_option("--name", metavar="RUN", help="name of the run (default <space>-<profile>)")
+    add_option(
+        "--out", default="results", help="folder of all runs, or a URL such as s3://bucket/results (default results)"
+    )
+    add_option(
         "--dry-run",
         action="store_true",
         help="print the plan and stop; loads no weights, and needs at most a model's config from the hub",
     )
-    add(
+    add_option(
         "--probe",
         action="store_true",
         help="measure for some seconds how fast trials train on these machines, and print how long the sweep will take",
     )
-    add(
+    add_option(
         "--price-per-hour",
         type=_parse_price,
         metavar="P",
         help="with --probe: price of all machines together, to predict what the sweep costs",
     )
-    add("--json", action="store_true", help="with --dry-run or --probe: print JSON")
-    add("--seeds", type=_parse_count, metavar="N", help="train each winner again with N fresh seeds (paper 5, demo 1)")
-    add(
+    add_option("--json", action="store_true", help="with --dry-run or --probe: print JSON")
+    add_option(
+        "--seeds", type=_parse_count, metavar="N", help="train each winner again with N fresh seeds (paper 5, demo 1)"
+    )
+    add_option(
         "--set",
         action="append",
         default=[],
@@ -64,8 +68,10 @@ def parser() -> argparse.ArgumentParser:
         help="set a field of the trials or of the space: one value, a list as in rank=1,2,5, or a range as in "
         f"learning_rate=0.01:0.5; sampler={sampler_names}; stopping={rule_names}",
     )
-    add("--fresh", action="store_true", help="start the run over; its earlier results are kept as <run>-before-N")
-    add(
+    add_option(
+        "--fresh", action="store_true", help="start the run over; its earlier results are kept as <run>-before-N"
+    )
+    add_option(
         "--reuse",
         action="append",
         nargs="?",
@@ -74,21 +80,21 @@ def parser() -> argparse.ArgumentParser:
         metavar="RUN",
         help="copy finished trials with the same settings from another run under --out (without a name: from all runs)",
     )
-    add(
+    add_option(
         "--warm-start",
         action="append",
         default=[],
         metavar="RUN",
         help="let the search start with the results of another run under --out, even of another task or backbone",
     )
-    add(
+    add_option(
         "--audit",
         type=_parse_share,
         default=0.0,
         metavar="SHARE",
         help="of the trials that early stopping would end, run this share to the last step, to see what stopping costs",
     )
-    add(
+    add_option(
         "--track",
         action="append",
         default=[],
@@ -97,16 +103,18 @@ def parser() -> argparse.ArgumentParser:
         help=f"follow the sweep with a tracker (available: {', '.join(registry.names('sweeps.trackers'))}); repeat the "
         "option for several trackers",
     )
-    add("--local-mode", action="store_true", help="run in this process, one trial at a time, without Ray")
-    add(
+    add_option("--local-mode", action="store_true", help="run in this process, one trial at a time, without Ray")
+    add_option(
         "--trials-per-gpu",
         type=_parse_count,
         metavar="K",
         help="train K trials at once on each GPU, or on each machine without one (default: as many as keep it busy)",
     )
-    add("--max-concurrent", type=_parse_count, metavar="N", help="at most N trials at once (default: fill the machine)")
-    add("--max-trials", type=_parse_count, metavar="N", help="start at most N trials, then exit with code 4")
-    add(
+    add_option(
+        "--max-concurrent", type=_parse_count, metavar="N", help="at most N trials at once (default: fill the machine)"
+    )
+    add_option("--max-trials", type=_parse_count, metavar="N", help="start at most N trials, then exit with code 4")
+    add_option(
         "--max-wall-time",
         dest="max_wall_time_s",
         type=_parse_duration,
@@ -114,14 +122,14 @@ def parser() -> argparse.ArgumentParser:
         help="after T (90s, 30m, 2h), end running trials at their next evaluation and exit with code 4; the time spent "
         "waiting for machines counts",
     )
-    add(
+    add_option(
         "--max-gpu-hours",
         type=_parse_hours,
         metavar="H",
         help="after H GPU-hours, end running trials at their next evaluation and exit with code 4; a GPU counts while "
         "it has trials, once for all that share it",
     )
-    add(
+    add_option(
         "--max-trial-time",
         dest="max_trial_time_s",
         type=_parse_duration,
@@ -129,16 +137,16 @@ def parser() -> argparse.ArgumentParser:
         help="a trial that takes longer than T counts as failed, and the others go on (with --local-mode, a trial that "
         "hangs is not ended)",
     )
-    return command_line
+    return command_parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    arguments = sys.argv[1:] if argv is None else argv
+    argument_words = sys.argv[1:] if argv is None else argv
     try:
-        code = _parse_and_run(arguments, owns_process=argv is None)
+        exit_code = _parse_and_run(argument_words, owns_process=argv is None)
         sys.stdout.flush()  # here, so that a BrokenPipeError is handled below
-        return code
+        return exit_code
     except OutOfTime as error:
         print(f"error: {error}", file=sys.stderr)
         return exit_codes.BUDGET
@@ -153,20 +161,21 @@ def main(argv: list[str] | None = None) -> int:
         return exit_codes.INTERRUPTED
 
 
-def _parse_and_run(arguments: list[str], *, owns_process: bool) -> int:
+def _parse_and_run(argument_words: list[str], *, owns_process: bool) -> int:
     """Run the command and return its exit code; `owns_process` says whether the process ends with the command."""
     try:
-        parsed = parser().parse_args(arguments)
-    except SystemExit as stop:  # argparse has printed the help or an error
-        return int(stop.code or 0)
-    if owns_process and parsed.out.lower().startswith("memory:"):
+        arguments = parser().parse_args(argument_words)
+    except SystemExit as system_exit:  # argparse has printed the help or an error
+        return int(system_exit.code or 0)
+    if owns_process and arguments.out.lower().startswith("memory:"):
         raise ValueError(
-            f"--out {parsed.out}: results in memory are lost when the command ends; give a folder or another URL"
+            f"--out {arguments.out}: results in memory are lost when the command ends; give a folder or another URL"
         )
-    return _run(parsed, arguments)
+    return _run(arguments, argument_words)
 
 
-def _run(parsed: argparse.Namespace, arguments: list[str]) -> int:
+def _run(arguments: argparse.Namespace, argument_words: list[str]) -> int:
+    """Do what the arguments ask for: print the plan, predict the time or run the sweep. Return the exit code."""
     import dataclasses
 
     from lopt.records import dumps
@@ -175,20 +184,20 @@ def _run(parsed: argparse.Namespace, arguments: list[str]) -> int:
     from sweeps.planning.plan import make_plan
     from sweeps.results.store import Store
 
-    space = settings.with_settings(spaces.load(parsed.space, parsed.profile), _parse_settings(parsed.set))
-    space = settings.with_seeds(space, parsed.seeds)
+    space = settings.with_settings(spaces.load(arguments.space, arguments.profile), _parse_settings(arguments.set))
+    space = settings.with_seeds(space, arguments.seeds)
     plan = make_plan(space)
-    store = Store(parsed.out, f"{space.name}-{space.profile}" if parsed.name is None else parsed.name)
-    if parsed.dry_run and parsed.probe:
+    store = Store(arguments.out, f"{space.name}-{space.profile}" if arguments.name is None else arguments.name)
+    if arguments.dry_run and arguments.probe:
         raise ValueError("--dry-run measures nothing, but --probe does: give one of them")
-    if parsed.fresh and parsed.probe:
+    if arguments.fresh and arguments.probe:
         raise ValueError(
             "--probe predicts the rest of a run and does not change it: leave --fresh out, or give --name for a new run"
         )
-    if parsed.price_per_hour is not None and not parsed.probe:
+    if arguments.price_per_hour is not None and not arguments.probe:
         raise ValueError("--price-per-hour goes with --probe: add --probe, or leave out --price-per-hour")
-    if parsed.dry_run:
-        print(dumps(plan_text.plan_to_dict(plan)) if parsed.json else plan_text.format_plan(plan, store.run))
+    if arguments.dry_run:
+        print(dumps(plan_text.plan_to_dict(plan)) if arguments.json else plan_text.format_plan(plan, store.run))
         return exit_codes.COMPLETE
     from sweeps.options import Options
     from sweeps.sweep import Sweep
@@ -196,31 +205,31 @@ def _run(parsed: argparse.Namespace, arguments: list[str]) -> int:
     option_names = {field.name for field in dataclasses.fields(Options)}
     option_values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
-        for name, value in vars(parsed).items()
+        for name, value in vars(arguments).items()
         if name in option_names
     }
-    sweep = Sweep(plan, store, Options(**option_values), commands.command_words("sweep", *arguments))
-    if parsed.probe and parsed.json:
+    sweep = Sweep(plan, store, Options(**option_values), commands.command_words("sweep", *argument_words))
+    if arguments.probe and arguments.json:
         with contextlib.redirect_stdout(sys.stderr):
-            prediction = sweep.probe(parsed.price_per_hour)
+            prediction = sweep.probe(arguments.price_per_hour)
         print(dumps({"plan": plan_text.plan_to_dict(plan), "prediction": prediction}))
         return exit_codes.COMPLETE
-    earlier_run = store.put_aside() if parsed.fresh else None
-    if earlier_run:
+    earlier_run_name = store.put_aside() if arguments.fresh else None
+    if earlier_run_name:
         print(
-            f"run {store.run} starts over; its earlier results are kept as {earlier_run}. To continue the new run "
+            f"run {store.run} starts over; its earlier results are kept as {earlier_run_name}. To continue the new run "
             "later, leave out --fresh"
         )
     print(plan_text.format_plan(plan, store.run), flush=True)
-    if parsed.probe:
+    if arguments.probe:
         from sweeps.forecast import probe
 
-        print(probe.prediction_text(sweep.probe(parsed.price_per_hour)))
+        print(probe.prediction_text(sweep.probe(arguments.price_per_hour)))
         return exit_codes.COMPLETE
     try:
         return sweep.run()
     except (ValueError, OSError):
-        if earlier_run and store.put_back(earlier_run):
+        if earlier_run_name and store.put_back(earlier_run_name):
             print(f"the earlier results of run {store.run} have been restored, because no trial has begun")
         raise
 
@@ -229,9 +238,9 @@ def _parse_settings(pairs: list[str]) -> dict[str, str]:
     """Return the value of each `--set key=value`, by its key."""
     settings: dict[str, str] = {}
     for pair in pairs:
-        key, equals, value = pair.partition("=")
+        key, equals_sign, value = pair.partition("=")
         key = key.strip()
-        if not equals or not key:
+        if not equals_sign or not key:
             raise ValueError(f"--set {pair!r}: give key=value, as in --set max_steps=200")
         if key in settings:
             raise ValueError(f"--set {key} is given twice: give it once")
@@ -240,7 +249,7 @@ def _parse_settings(pairs: list[str]) -> dict[str, str]:
 
 
 def _check_tracker(name: str) -> str:
-    """Return the name of a tracker if there is such a tracker."""
+    """Check that there is a tracker of this name, and return the name."""
     from sweeps import trackers
 
     try:
@@ -255,22 +264,22 @@ def _parse_count(text: str) -> int:
     return int(text)
 
 
-def _number_parser(kind: str, is_valid: Callable[[float], bool]) -> Callable[[str], float]:
-    """Return a function that parses a number. If a text is not valid, the error says that it is not a `kind`."""
+def _make_number_parser(kind: str, is_valid: Callable[[float], bool]) -> Callable[[str], float]:
+    """Return a function that parses a number. The error for any other text says that the text is not a `kind`."""
 
-    def parse(text: str) -> float:
+    def parse_number(text: str) -> float:
         with contextlib.suppress(ValueError):
             value = float(text)
             if is_valid(value):
                 return value
         raise argparse.ArgumentTypeError(f"{text!r} is not a {kind}")
 
-    return parse
+    return parse_number
 
 
-_parse_price = _number_parser("price above 0", lambda value: 0 < value < float("inf"))
-_parse_hours = _number_parser("number of hours above 0", lambda value: 0 < value < float("inf"))
-_parse_share = _number_parser("share from 0 to 1", lambda value: 0 <= value <= 1)
+_parse_price = _make_number_parser("price above 0", lambda value: 0 < value < float("inf"))
+_parse_hours = _make_number_parser("number of hours above 0", lambda value: 0 < value < float("inf"))
+_parse_share = _make_number_parser("share from 0 to 1", lambda value: 0 <= value <= 1)
 
 
 def _parse_duration(text: str) -> float:

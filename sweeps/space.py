@@ -18,11 +18,11 @@ from sweeps import stopping
 from sweeps.stopping import StoppingRule
 
 _FOLDER_FIELDS = ("task", "backbone")  # fields whose value may be a folder
-# Fields that are filled in where trials run; `precision` only if it is "auto".
+# Fields that are filled in where trials run. `precision` is filled in only if it is "auto".
 RESOLVED_FIELDS = ("data_revision", "model_revision", "precision")
 _COUNT_FIELDS = ("trials", "confirm_seeds", "grace_steps", "reduction_factor")
-NAME_DEFAULTS = {"sampler": "tpe", "stopping": "asha"}  # fields that name a plugin, with their defaults
-SPACE_FIELDS = (*_COUNT_FIELDS, *NAME_DEFAULTS)  # fields of a space that --set changes
+PLUGIN_DEFAULTS = {"sampler": "tpe", "stopping": "asha"}  # the default of each field that names a plugin
+SPACE_FIELDS = (*_COUNT_FIELDS, *PLUGIN_DEFAULTS)  # fields of a space that --set changes
 _MAX_COUNT, _MAX_CELLS = 1_000_000, 10_000
 
 
@@ -32,7 +32,7 @@ class Cell:
 
     Attributes:
         fixed: Values of the fields of TrialConfig that all trials of the cell share.
-        search: Range (or list of values) of each searched field. The name `lora.rank` is for the rank of method lora.
+        search: Range (or list of values) of each searched field, by its name. `lora.rank` is the rank of method lora.
         first: Points that are tried first, such as the settings of the papers. A point has values of searched fields.
     """
 
@@ -43,16 +43,18 @@ class Cell:
 
     def __post_init__(self) -> None:
         _check_one_line("name of a cell", self.name)
-        where = f"cell {self.name}"
+        label = f"cell {self.name}"
         if not isinstance(self.first, list | tuple):
-            raise ValueError(f"{where}: `first` is {self.first!r}; give a tuple of mappings")
-        _check_mapping(f"{where}: `fixed`", self.fixed)
-        _check_mapping(f"{where}: `search`", self.search)
+            raise ValueError(f"{label}: `first` is {self.first!r}; give a tuple of mappings")
+        _check_mapping(f"{label}: `fixed`", self.fixed)
+        _check_mapping(f"{label}: `search`", self.search)
         for point in self.first:
-            _check_mapping(f"{where}: a point of `first`", point)
-        for name, value in self.search.items():
-            if not isinstance(value, Range):
-                raise ValueError(f"{where}: range of {name} is {value!r}; give a Real, Whole or Choice of lopt.ranges")
+            _check_mapping(f"{label}: a point of `first`", point)
+        for name, searched_range in self.search.items():
+            if not isinstance(searched_range, Range):
+                raise ValueError(
+                    f"{label}: range of {name} is {searched_range!r}; give a Real, Whole or Choice of lopt.ranges"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,7 @@ class Space:
         grace_steps: No trial stops before this step.
         reduction_factor: Early stopping lets the best 1/reduction_factor of the trials at a rung continue. The rungs
             are the steps grace_steps · reduction_factor^k.
-        by_size: Whether a trial competes with those of similar parameter count (within a factor of two), not its cell.
+        by_size: Whether a trial competes with trials of similar size (within a factor of two) instead of its cell.
         sampler: Name of a sampler, which is a module in `sweeps.samplers`.
         stopping: Name of a stopping rule, which is a module in `sweeps.stopping`.
     """
@@ -119,11 +121,11 @@ class Space:
         for cell in cells:
             if not isinstance(cell, Cell):
                 raise ValueError(f"space {self.name}: its grid returns {cell!r}; it must return Cell objects")
-        repeated = [name for name, count in Counter(cell.name for cell in cells).items() if count > 1]
+        duplicates = [name for name, count in Counter(cell.name for cell in cells).items() if count > 1]
         if not cells:
             raise ValueError(f"space {self.name} has no cells: its grid must return one or more")
-        if repeated:
-            raise ValueError(f"space {self.name} has two cells named {repeated[0]!r}; give each cell its own name")
+        if duplicates:
+            raise ValueError(f"space {self.name} has two cells named {duplicates[0]!r}; give each cell its own name")
         if len(cells) > _MAX_CELLS:
             raise ValueError(f"space {self.name} has more than {_MAX_CELLS:,} cells; give fewer values for its axes")
         return tuple(_without_unsearched_methods(cell) for cell in cells)
@@ -134,18 +136,15 @@ class Space:
 
     def stopping_rule(self) -> StoppingRule:
         """Return a new instance of the stopping rule, for the trials of one stratum."""
-        settings = {name: getattr(self, name) for name in ("grace_steps", "reduction_factor", "max_steps")}
-        return stopping.get(self.stopping)(**settings)
+        rule_settings = {name: getattr(self, name) for name in ("grace_steps", "reduction_factor", "max_steps")}
+        return stopping.get(self.stopping)(**rule_settings)
 
     def decision_steps(self, eval_every: int | None = None) -> list[int]:
         """Return the steps at which a trial that is evaluated every `eval_every` steps may be stopped."""
         return self.stopping_rule().decision_steps(eval_every or int(self.base.get("eval_every", 100)))
 
     def expected_steps(self, position: int) -> float:
-        """Return the expected steps of the `position`-th search trial of a stratum, if all trials are equally good.
-
-        The first trial has position 1.
-        """
+        """Return the expected steps of the search trial at a position (from 1), if all trials are equally good."""
         return self.stopping_rule().expected_steps(position, int(self.base.get("eval_every", 100)))
 
     def config(self, cell: Cell, point: Mapping[str, Any], *, seed: int) -> TrialConfig:
@@ -225,22 +224,22 @@ class Space:
             return str(error)
         actual, expected = config.to_dict(), expected_config.to_dict()
         # In a run of an earlier version, an option may have its former default.
-        for name, former in methods.get(config.method).FORMER_DEFAULTS.items():
-            if (expected["options"].get(name), actual["options"].get(name)) == (None, former):
-                expected["options"][name] = former
+        for name, former_default in methods.get(config.method).FORMER_DEFAULTS.items():
+            if (expected["options"].get(name), actual["options"].get(name)) == (None, former_default):
+                expected["options"][name] = former_default
         for name in RESOLVED_FIELDS if expected["precision"] == "auto" else RESOLVED_FIELDS[:2]:
             actual[name] = expected[name]
         for name in _FOLDER_FIELDS:  # folders compare by their names, as in a trial's key
             actual[name], expected[name] = Path(actual[name]).name, Path(expected[name]).name
-        differing = [name for name in expected if actual[name] != expected[name]]
-        return f"{differing[0]} {actual[differing[0]]!r}, not {expected[differing[0]]!r}" if differing else ""
+        names = (name for name in expected if actual[name] != expected[name])
+        return next((f"{name} {actual[name]!r}, not {expected[name]!r}" for name in names), "")
 
     def stratum(self, cell: Cell, config: TrialConfig) -> str:
         """Return the name of a trial's stratum, the group of trials with which it competes."""
         if not self.by_size:
             return cell.name
-        high = 2 ** math.ceil(math.log2(methods.counts_of(config).trainable))
-        return f"{high // 2 + 1:,}–{high:,} parameters"
+        max_count = 2 ** math.ceil(math.log2(methods.counts_of(config).trainable))
+        return f"{max_count // 2 + 1:,}–{max_count:,} parameters"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the space as a JSON object, for the manifest."""
@@ -263,17 +262,17 @@ class Space:
             "confirm_seeds": self.confirm_seeds,
             "grace_steps": self.grace_steps,
             "reduction_factor": self.reduction_factor,
-            **{name: getattr(self, name) for name, default in NAME_DEFAULTS.items() if getattr(self, name) != default},
+            **{name: getattr(self, name) for name in PLUGIN_DEFAULTS if getattr(self, name) != PLUGIN_DEFAULTS[name]},
         }
 
     def identity(self) -> str:
-        """Return a hash of the space. If it is the one of the run's manifest, no setting needs to be compared."""
+        """Return a hash of the space. If the run's manifest has the same hash, no setting needs to be compared."""
         not_hashed = ("confirm_seeds", "title", "sampler")
         settings = {name: value for name, value in without_paths(self.to_dict()).items() if name not in not_hashed}
         # The content of a task's folder can change while its name stays the same.
         configs = [config for config in map(self.sample_trial, self.cells) if Path(config.task).is_absolute()]
-        folders = {folder_name(config.task): [config.template, config.label_words] for config in configs}
-        settings |= {"folders": folders} if folders else {}
+        folder_contents = {folder_name(config.task): [config.template, config.label_words] for config in configs}
+        settings |= {"folders": folder_contents} if folder_contents else {}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -300,9 +299,9 @@ def _without_unsearched_methods(cell: Cell) -> Cell:
     choice = cell.search.get("method")
     if not isinstance(choice, Choice):
         return cell
-    valid = choice.values
-    search = {name: item for name, item in cell.search.items() if "." not in name or name.partition(".")[0] in valid}
-    first = tuple(point for point in cell.first if point.get("method", valid[0]) in valid)
+    names = choice.values
+    search = {name: item for name, item in cell.search.items() if "." not in name or name.partition(".")[0] in names}
+    first = tuple(point for point in cell.first if point.get("method", names[0]) in names)
     return dataclasses.replace(cell, search=search, first=first)
 
 
@@ -310,8 +309,8 @@ def point_of(cell: Cell, config: TrialConfig) -> dict[str, Any]:
     """Return a trial's values of the searched fields of a cell, without those that belong to another method."""
     point = {}
     for name in cell.search:
-        method, dot, field_name = name.rpartition(".")
-        if not dot or config.method == method:
+        method_name, dot, field_name = name.rpartition(".")
+        if not dot or config.method == method_name:
             value = getattr(config, field_name, None) if field_name in FIELDS else config.options.get(field_name)
             if value is not None:
                 point[name] = value
@@ -337,9 +336,9 @@ def searched_names(cell: Cell, field_name: str) -> list[str]:
 def learning_rates(method_name: str) -> tuple[dict[str, Range], dict[str, Any]]:
     """Return the ranges of a method's learning rates, and the point of its recipe, which is to be tried first."""
     method = methods.get(method_name)
-    search = {name: values for name, values in method.ranges.items() if name.endswith("learning_rate")}
-    options = {name: method.OPTIONS[name] for name in search if name in method.OPTIONS}
-    return search, {"learning_rate": method.recipe.learning_rate} | options
+    ranges = {name: rate_range for name, rate_range in method.ranges.items() if name.endswith("learning_rate")}
+    options = {name: method.OPTIONS[name] for name in ranges if name in method.OPTIONS}
+    return ranges, {"learning_rate": method.recipe.learning_rate} | options
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Supervises each trial of a sweep as it begins, reports and ends, whether this process or Ray runs it.
 
-When a time budget is used up, running trials end, too. Each ends at its next evaluation without a record and goes back
-into the queue; the next command continues it from its checkpoint.
+When a time budget is used up, each running trial ends at its next evaluation, without a record, and goes back into the
+queue. The next command continues it from its checkpoint.
 
 queue.next ──> job ──> reports ──> early stopping, budget ──> continues or stops ──> record ──> queue.end
 """
@@ -24,6 +24,8 @@ from sweeps.work.job import SCORE, STEP, Job, Report
 
 @dataclass(frozen=True, kw_only=True)
 class _RunningTrial:
+    """A trial that has begun and has not ended. `began_at` is when the queue gave it out."""
+
     trial: QueuedTrial
     job: Job
     began_at: str
@@ -42,7 +44,7 @@ class Supervisor:
         listeners: Are called at each event, in their order.
 
     Attributes:
-        held_back_by_budget: Whether a budget keeps waiting trials from beginning.
+        is_held_back_by_budget: Whether a budget keeps waiting trials from beginning.
     """
 
     def __init__(
@@ -58,15 +60,17 @@ class Supervisor:
         self._queue, self._early_stopping, self._store, self._budget = queue, early_stopping, store, budget
         self._job_of, self._listeners = job_of, Listeners(listeners)
         self._running_trials: dict[str, _RunningTrial] = {}  # by the name that the caller has given
-        self._deaths: dict[str, tuple[Exception | None, bool]] = {}  # error, and whether the trial had begun
-        self.held_back_by_budget = False
+        self._deaths: dict[
+            str, tuple[Exception | None, bool]
+        ] = {}  # by name: the error, and whether the trial had begun
+        self.is_held_back_by_budget = False
 
     @property
     def is_idle(self) -> bool:
         """Whether no trial runs."""
         return not self._running_trials
 
-    def over_budget(self) -> bool:
+    def is_over_budget(self) -> bool:
         """Return whether the budget is spent. Running trials then end at their next evaluation, and no trial begins."""
         return self._budget.is_spent()
 
@@ -78,8 +82,8 @@ class Supervisor:
         Raises:
             StoreError: Results cannot be written. `report` and `end` raise it, too.
         """
-        self.held_back_by_budget = self._queue.has_waiting_trial and not self._budget.may_start()
-        trial = None if self.held_back_by_budget else self._queue.next()
+        self.is_held_back_by_budget = self._queue.has_waiting_trial and not self._budget.may_start()
+        trial = None if self.is_held_back_by_budget else self._queue.next()
         if trial is None:
             return None
         job = self._job_of(trial)
@@ -90,12 +94,12 @@ class Supervisor:
         self._listeners.started(job)
         return job
 
-    def placed(self, name: str) -> None:
+    def note_place(self, name: str) -> None:
         """Note that the trial has its place on a machine."""
         if running_trial := self._running_trials.get(name):
             self._listeners.placed(running_trial.job)
 
-    def displaced(self, name: str) -> None:
+    def note_displacement(self, name: str) -> None:
         """Note that the trial's process has died and the trial waits for another place."""
         if running_trial := self._running_trials.get(name):
             self._listeners.displaced(running_trial.job)
@@ -130,39 +134,39 @@ class Supervisor:
         self._listeners.stopped(running_trial.job, report)
         return True
 
-    def died(self, name: str, error: Exception | None, *, begun: bool) -> None:
-        """Note that a trial's process has died and is not started again; `end` follows.
+    def note_death(self, name: str, error: Exception | None, *, had_begun: bool) -> None:
+        """Note that a trial's process has died and is not started again; a call of `end` follows.
 
         Args:
             error: The reason why the process died; None if it is not known.
-            begun: Whether the trial had begun in that process.
+            had_begun: Whether the trial had begun in that process.
         """
         if name in self._running_trials:
-            self._deaths[name] = error, begun
-            if not begun:
+            self._deaths[name] = error, had_begun
+            if not had_begun:
                 trial = self._running_trials[name].trial
                 self._early_stopping.forget(trial.stratum, trial.config.key)
 
-    def end(self, name: str, report: Report | None, *, died: bool = False) -> None:
+    def end(self, name: str, report: Report | None, *, has_died: bool = False) -> None:
         """Note that the trial does not run any more.
 
         Args:
             report: The last report of the trial; empty if there was none, and None if the trial was still waiting for a
                 place.
-            died: Whether `died` was called for the trial.
+            has_died: Whether `note_death` was called for the trial.
         """
         running_trial = self._running_trials.pop(name, None)
         if running_trial is None:
             return
         trial, job = running_trial.trial, running_trial.job
-        error, begun = self._deaths.pop(name, (None, True))
+        error, had_begun = self._deaths.pop(name, (None, True))
         record = self._store.read(job.key)
         if record is None and report and report["status"] != "running":
             record = _record_in(report)  # some file systems show a new file to other machines only later
-        if record is None and died and not begun:
+        if record is None and has_died and not had_begun:
             self._queue.put_back(trial)
             self._listeners.requeued(job)
-        elif record is None and not died and report != {}:
+        elif record is None and not has_died and report != {}:
             # The budget has stopped the trial, because everything else that stops a trial writes a record. A later
             # command continues the trial.
             self._queue.put_back(trial)

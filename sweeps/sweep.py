@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from lopt.records import TrialRecord
     from sweeps.forecast.probe import Resources
     from sweeps.on_ray.cluster import Allocation
-    from sweeps.on_ray.tune import ReadyCluster
+    from sweeps.on_ray.tune import PrepareFunction, ReadyCluster
     from sweeps.search.queue import QueuedTrial
     from sweeps.supervisor import Supervisor
 
@@ -46,17 +46,16 @@ class Sweep(Listener):
 
     def __init__(self, plan: Plan, store: Store, options: Options, command: list[str]) -> None:
         self.plan, self.store, self.options, self.command = plan, store, options, command
-        self._titles = {
-            name: tasks.get(name).title for name in {config.task for config in plan.space.all_sample_trials}
-        }
+        task_names = {config.task for config in plan.space.all_sample_trials}
+        self._task_titles = {name: tasks.get(name).title for name in task_names}
         self._began_at = time.monotonic()
-        self._seconds_in_manifest = 0.0  # the part of the time since `_began_at` that is in the manifest
+        self._seconds_in_manifest = 0.0  # the part of `_elapsed_s()` that the manifest counts
         self._allocation: Allocation | None = None  # None in local mode
         self._budget = Budget(options, self._elapsed_s, self._gpus_of)
         self._resolved_settings = ResolvedSettings(store)
-        self._has_begun = False  # whether this command has changed the run
-        self._followers: list[Listener] = []  # progress and trackers
-        self._left_out: list[str] = []  # keys of trials that the space no longer has because it was changed
+        self._has_changed_run = False  # whether this command has changed the run
+        self._followers: list[Listener] = []  # the progress line and trackers
+        self._left_out_keys: list[str] = []  # trials that the changed space no longer has
 
     def run(self) -> int:
         """Run or continue the sweep, and return the exit code.
@@ -68,7 +67,7 @@ class Sweep(Listener):
         try:
             return self._run()
         except StoreError as error:
-            if not self._has_begun:
+            if not self._has_changed_run:
                 raise
             print(f"error: {error}", file=sys.stderr)
             return exit_codes.FAILED
@@ -77,35 +76,35 @@ class Sweep(Listener):
         with self.store.hold(self.command):
             earlier_work = self._read_earlier_work()
             other_runs = OtherRuns(self.store, self.options.reuse)
-            warm_start = warm_start_records(self.store, self.options.warm_start)
+            records_for_warm_start = warm_start_records(self.store, self.options.warm_start)
             earlier_work.announce(self.store.run)
-            if earlier_work.finished and not earlier_work.failed and self._is_finished(earlier_work.finished):
+            if earlier_work.finished and not earlier_work.failed and self._is_complete(earlier_work.finished):
                 self.store.write_moved(earlier_work.moved_records)
                 self.store.write_table()
-                self._seconds_in_manifest = self._elapsed_s()  # looking for work does not count as time of the run
+                self._seconds_in_manifest = self._elapsed_s()  # the search for work is not time of the run
                 self._write_manifest("complete")
                 return self._print_summary("complete")
 
             def start_supervisor(prepared: Mapping[str, Any]) -> Supervisor:
-                self._has_begun = True
+                self._has_changed_run = True
                 self.store.write_moved(earlier_work.moved_records)
                 self._write_manifest("running")
                 self._add_baselines(prepared)
-                return self._make_supervisor(earlier_work, other_runs, warm_start)
+                return self._make_supervisor(earlier_work, other_runs, records_for_warm_start)
 
             self._followers = trackers.start(self.options.track, self.store, self.plan.space)
             run_trials = self._run_here if self.options.local_mode else self._run_on_ray
             status = "interrupted"
             try:
                 with contextlib.closing(Listeners(self._followers)):
-                    status = "stopped" if run_trials(start_supervisor).held_back_by_budget else "complete"
+                    status = "stopped" if run_trials(start_supervisor).is_held_back_by_budget else "complete"
             except KeyboardInterrupt:
                 print("\ninterrupted", flush=True)
             except OutOfTime as error:
                 print(error, flush=True)
                 status = "stopped"
             finally:
-                if self._has_begun:
+                if self._has_changed_run:
                     self.store.check()
                     self.store.clear_checkpoints(complete=status == "complete")
                     self.store.write_table()
@@ -124,15 +123,15 @@ class Sweep(Listener):
         from sweeps.forecast import probe
 
         with self.store.hold(), contextlib.ExitStack() as stack:
-            finished = self._read_earlier_work().finished
+            finished_records = self._read_earlier_work().finished
             sample_trials = self.plan.space.all_sample_trials
             baselines = [sample_trials[index] for index in self._indices_without_baseline(sample_trials)]
             prediction = probe.predict(
                 self.plan.space,
-                self._resources(stack),
+                self._hold_resources(stack),
                 resolve=self._resolved_settings,
                 baselines=baselines,
-                finished=finished,
+                finished=finished_records,
                 audit=self.options.audit,
                 audited_steps=self._audited_steps(),
                 price_per_hour=price_per_hour,
@@ -140,22 +139,21 @@ class Sweep(Listener):
             self.store.write_prediction(prediction)
             return prediction
 
-    def _resources(self, stack: contextlib.ExitStack) -> Resources:
+    def _hold_resources(self, stack: contextlib.ExitStack) -> Resources:
         """Return the machines on which trials would train. They are held until the stack is closed."""
         if self.options.local_mode:
             from sweeps.forecast.probe import resources_of_this_process
 
-            self._resolve_with(lambda configs, baselines: prepare(configs))
+            self._resolve_settings(lambda configs, baselines: prepare(configs))
             return resources_of_this_process(self._elapsed_s())
         from sweeps.on_ray.resources import ray_resources
 
-        return ray_resources(stack.enter_context(self._ready_cluster(score_baselines=False)), self._elapsed_s())
+        return ray_resources(stack.enter_context(self._prepare_cluster(score_baselines=False)), self._elapsed_s())
 
     def _read_earlier_work(self) -> EarlierWork:
-        """Return what earlier commands have left. New trials keep the former default of an option whose default has
-        changed since."""
+        """Read what earlier commands have left. Where the default of an option has changed, trials keep the old one."""
         earlier_work = read_earlier_work(self.store, self.plan.space)
-        self._left_out = earlier_work.left_out_keys
+        self._left_out_keys = earlier_work.left_out_keys
         self._resolved_settings.keep_former_defaults(earlier_work.former_default_by_option)
         return earlier_work
 
@@ -165,7 +163,12 @@ class Sweep(Listener):
     def _print_summary(self, status: str) -> int:
         """Print the summary, and return the exit code."""
         summary_text, exit_code = summarise(
-            self.plan, self.store, status, seconds=self._elapsed_s(), left_out=self._left_out, fresh=self.options.fresh
+            self.plan,
+            self.store,
+            status,
+            elapsed_s=self._elapsed_s(),
+            left_out_keys=self._left_out_keys,
+            fresh=self.options.fresh,
         )
         print(summary_text)
         return exit_code
@@ -179,8 +182,8 @@ class Sweep(Listener):
             identity=self.plan.space.identity(),
             command=self.command,
             profile=self.plan.space.profile,
-            left_out=self._left_out,
-            titles=self._titles,
+            left_out=self._left_out_keys,
+            titles=self._task_titles,
         )
         self._seconds_in_manifest = elapsed_s
 
@@ -191,12 +194,12 @@ class Sweep(Listener):
 
     # --- before the first trial ----------------------------------------------------------------------------------
 
-    def _resolve_with(self, run_prepare: Callable[[list[dict[str, Any]], list[int]], dict[str, Any]]) -> dict[str, Any]:
+    def _resolve_settings(self, run_prepare: PrepareFunction) -> dict[str, Any]:
         """Resolve the precision and revisions of every backbone and task of the sweep, on a machine that runs trials.
 
         Args:
-            run_prepare: Runs `sweeps.work.prepare.prepare` on that machine, given configurations and the indices of
-                those whose baseline is missing.
+            run_prepare: Runs `sweeps.work.prepare.prepare` on that machine. It is given configurations, and the indices
+                of those whose baseline is missing.
 
         Returns:
             What `prepare` returned.
@@ -214,15 +217,15 @@ class Sweep(Listener):
         return prepared
 
     def _indices_without_baseline(self, configs: list[TrialConfig]) -> list[int]:
-        """Return the index of one configuration for each backbone and task whose baseline is not in the store yet."""
-        stored = {
+        """Return the index of one configuration for each pair of backbone and task that has no baseline yet."""
+        stored_pairs = {
             (folder_name(baseline["backbone"]), folder_name(baseline["task"])) for baseline in self.store.baselines()
         }
-        first_index = {
+        first_index_by_pair = {
             (folder_name(config.backbone), folder_name(config.task)): index
             for index, config in reversed(list(enumerate(configs)))
         }
-        return [index for backbone_and_task, index in first_index.items() if backbone_and_task not in stored]
+        return [index for pair, index in first_index_by_pair.items() if pair not in stored_pairs]
 
     def _add_baselines(self, prepared: Mapping[str, Any]) -> None:
         if prepared["baselines"]:
@@ -230,19 +233,19 @@ class Sweep(Listener):
         for problem in prepared["problems"]:
             print(f"no zero-shot baseline: {problem}", file=sys.stderr)
 
-    def _is_finished(self, finished: list[TrialRecord]) -> bool:
-        """Return whether every trial is finished already. Nothing is started to find this out."""
+    def _is_complete(self, finished_records: list[TrialRecord]) -> bool:
+        """Return whether no trial and no baseline is left. Nothing is started to find this out."""
         if self._indices_without_baseline(self.plan.space.all_sample_trials):
             return False
         from sweeps.search.queue import TrialQueue
 
-        queue = TrialQueue(self.plan.space, resolve=lambda config: config, finished=finished, failed=[])
-        return queue.counts() == (0, 0)
+        queue = TrialQueue(self.plan.space, resolve=lambda config: config, finished=finished_records, failed=[])
+        return queue.counts() == (0, 0)  # of search trials and confirm trials that are left
 
     # --- the trials ----------------------------------------------------------------------------------------------
 
     def _make_supervisor(
-        self, earlier_work: EarlierWork, other_runs: OtherRuns, warm_start: list[TrialRecord]
+        self, earlier_work: EarlierWork, other_runs: OtherRuns, records_for_warm_start: list[TrialRecord]
     ) -> Supervisor:
         """Return the supervisor, with the queue, early stopping and all listeners."""
         from sweeps.search.early_stopping import EarlyStopping
@@ -250,45 +253,39 @@ class Sweep(Listener):
         from sweeps.supervisor import Supervisor
 
         space, options = self.plan.space, self.options
-        finished = [
+        finished_records = [
             *earlier_work.finished,
             *other_runs.reuse_search_trials(space, self._resolved_settings, earlier_work.finished, SEARCH_SEED),
         ]
         queue = TrialQueue(
             space,
             resolve=self._resolved_settings,
-            finished=finished,
+            finished=finished_records,
             failed=earlier_work.failed,
             interrupted=self.store.interrupted_trials(),
             reuse_trial=other_runs.reuse_trial,
-            warm_start_records=warm_start,
+            warm_start_records=records_for_warm_start,
         )
         if options.reuse:
             other_runs.announce(self.plan.search_trial_count + (self.plan.confirm_trial_count or 0))
         if options.warm_start:
             metrics = {config.metric for config in space.all_sample_trials}
-            used_count = sum(record.metric in metrics for record in warm_start)
-            unused_count = len(warm_start) - used_count
+            used_count = sum(record.metric in metrics for record in records_for_warm_start)
+            unused_count = len(records_for_warm_start) - used_count
             note = f"; {unused_count} more cannot be used: they were selected by another metric" if unused_count else ""
             print(f"the search learns from {used_count} trial{'s' * (used_count != 1)} of other runs{note}", flush=True)
         search_count, confirm_count = queue.counts()
         progress = Progress(
-            total_count=len(finished) + search_count + (0 if space.by_size else confirm_count),
-            done_count=len(finished),
+            total_count=len(finished_records) + search_count + (0 if space.by_size else confirm_count),
+            done_count=len(finished_records),
             steps_left=queue.steps_left,
             total_grows=space.by_size,  # the confirm trials of a free search are known only when they start
         )
         self._followers.insert(0, progress)
         early_stopping = EarlyStopping(space.stopping_rule, audit=options.audit, audited_steps=self._audited_steps())
-        early_stopping.replay(finished)
-        return Supervisor(
-            queue,
-            early_stopping,
-            self.store,
-            self._budget,
-            job_of=self._job_of,
-            listeners=[self._budget, self, *self._followers],
-        )
+        early_stopping.replay(finished_records)
+        listeners = [self._budget, self, *self._followers]
+        return Supervisor(queue, early_stopping, self.store, self._budget, job_of=self._job_of, listeners=listeners)
 
     def _audited_steps(self) -> dict[str, int]:
         """Return the step at which each audited trial of earlier commands would have been stopped, by trial key."""
@@ -316,10 +313,10 @@ class Sweep(Listener):
 
     def _run_here(self, start_supervisor: Callable[[Mapping[str, Any]], Supervisor]) -> Supervisor:
         """Run all trials in this process, one at a time."""
-        supervisor, number = start_supervisor(self._resolve_with(prepare)), 0
-        while job := supervisor.next(name := f"local-{number}"):
-            number += 1
-            supervisor.placed(name)
+        supervisor, started_count = start_supervisor(self._resolve_settings(prepare)), 0
+        while job := supervisor.next(name := f"local-{started_count}"):
+            started_count += 1
+            supervisor.note_place(name)
             report: Report = {}
             for report in execute(job):
                 if not supervisor.report(name, report):
@@ -328,23 +325,23 @@ class Sweep(Listener):
         return supervisor
 
     def _run_on_ray(self, start_supervisor: Callable[[Mapping[str, Any]], Supervisor]) -> Supervisor:
-        """Run all trials on the Ray cluster at RAY_ADDRESS, or else on a Ray that is started on this machine."""
+        """Run all trials on the Ray cluster at RAY_ADDRESS, or on one that is started on this machine."""
         from sweeps.on_ray.tune import run_trials
 
         # Ray writes its snapshots next to the results, or on this machine if these are remote. Nothing reads them.
         folder = self.store.folder
-        snapshots = folder / "ray" if isinstance(folder, Path) else Path(tempfile.mkdtemp(prefix="lopt-")) / "ray"
+        snapshot_folder = folder / "ray" if isinstance(folder, Path) else Path(tempfile.mkdtemp(prefix="lopt-")) / "ray"
         try:
-            with self._ready_cluster() as cluster:
+            with self._prepare_cluster() as cluster:
                 self._allocation = cluster.allocation
                 supervisor = start_supervisor(cluster.prepared)
-                run_trials(cluster, supervisor, snapshots)
+                run_trials(cluster, supervisor, snapshot_folder)
                 return supervisor
         finally:
-            shutil.rmtree(snapshots if isinstance(folder, Path) else snapshots.parent, ignore_errors=True)
+            shutil.rmtree(snapshot_folder if isinstance(folder, Path) else snapshot_folder.parent, ignore_errors=True)
 
-    def _ready_cluster(self, *, score_baselines: bool = True) -> contextlib.AbstractContextManager[ReadyCluster]:
-        from sweeps.on_ray.tune import ready_cluster
+    def _prepare_cluster(self, *, score_baselines: bool = True) -> contextlib.AbstractContextManager[ReadyCluster]:
+        from sweeps.on_ray.tune import prepare_cluster
 
-        arguments = self.options, self._resolve_with, self.plan.search_trial_count, self._budget.left_s
-        return ready_cluster(*arguments, score_baselines=score_baselines)
+        arguments = self.options, self._resolve_settings, self.plan.search_trial_count, self._budget.left_s
+        return prepare_cluster(*arguments, score_baselines=score_baselines)

@@ -17,10 +17,10 @@ from sweeps.work.job import SCORE
 class GuardedSupervisor:
     """A supervisor whose errors end the sweep.
 
-    They are raised as a KeyboardInterrupt, because Tune would count any other exception as a failure of a trial.
+    Such an error is raised as a KeyboardInterrupt, because Tune would count any other error as a failure of a trial.
 
     Attributes:
-        error: The error that ended the sweep: results can no longer be kept, or a plugin has failed. None before.
+        error: The error that ended the sweep (results can no longer be kept, or a plugin has failed); None before.
     """
 
     def __init__(self, supervisor: Supervisor) -> None:
@@ -40,20 +40,20 @@ class GuardedSupervisor:
 class QueueSearcher(Searcher):
     """Gives Tune the jobs of the queue. The queue is rebuilt from the results store, never from Ray's snapshot."""
 
-    def __init__(self, guarded: GuardedSupervisor) -> None:
+    def __init__(self, guarded_supervisor: GuardedSupervisor) -> None:
         super().__init__(metric=SCORE, mode="max")
-        self._guarded = guarded
+        self._guarded_supervisor = guarded_supervisor
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a string
-        with self._guarded.interrupt_on_error() as supervisor:
+        with self._guarded_supervisor.interrupt_on_error() as supervisor:
             job = supervisor.next(trial_id)
             if job is not None:
                 return job.to_dict()
             return Searcher.FINISHED if supervisor.is_idle else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        with self._guarded.interrupt_on_error() as supervisor:
-            supervisor.end(trial_id, result, died=error)
+        with self._guarded_supervisor.interrupt_on_error() as supervisor:
+            supervisor.end(trial_id, result, has_died=error)
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         return True
@@ -68,27 +68,27 @@ class QueueSearcher(Searcher):
 class StoppingScheduler(FIFOScheduler):
     """Passes every report to the supervisor, and stops a trial that early stopping or a budget ends."""
 
-    def __init__(self, guarded: GuardedSupervisor) -> None:
+    def __init__(self, guarded_supervisor: GuardedSupervisor) -> None:
         super().__init__()
-        self._guarded = guarded
+        self._guarded_supervisor = guarded_supervisor
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         # Waiting trials are stopped here. Otherwise each would start, and would be stopped only at its first report.
-        if self._guarded.supervisor.over_budget():
+        if self._guarded_supervisor.supervisor.is_over_budget():
             for trial in tune_controller.get_trials():
                 if trial.status == Trial.PENDING:
                     tune_controller.stop_trial(trial)
         return super().choose_trial_to_run(tune_controller)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        with self._guarded.interrupt_on_error() as supervisor:
-            continues = supervisor.report(trial.trial_id, result)
-        return TrialScheduler.CONTINUE if continues else TrialScheduler.STOP
+        with self._guarded_supervisor.interrupt_on_error() as supervisor:
+            trial_continues = supervisor.report(trial.trial_id, result)
+        return TrialScheduler.CONTINUE if trial_continues else TrialScheduler.STOP
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        # A pending trial may get an earlier trial's process. If that is dead, Tune fails the trial before it has begun.
-        has_begun = trial.status != Trial.PENDING
-        self._guarded.supervisor.died(trial.trial_id, _last_error(trial), begun=has_begun)
+        # A pending trial may get an earlier trial's process. If that process is dead, the trial fails before it begins.
+        had_begun = trial.status != Trial.PENDING
+        self._guarded_supervisor.supervisor.note_death(trial.trial_id, _last_error(trial), had_begun=had_begun)
 
 
 def _last_error(trial: Any) -> Exception | None:

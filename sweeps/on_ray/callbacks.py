@@ -26,32 +26,32 @@ class DeathCounter(tune.Callback):
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._evaluated_step: dict[str, int] = {}  # of each trial, by Tune's id of it
-        self._counted_at: dict[str, float] = {}  # when the last death of each trial was counted
+        self._evaluated_step_by_id: dict[str, int] = {}  # the last evaluated step, by Tune's id of the trial
+        self._counted_at_by_id: dict[str, float] = {}  # when a death of the trial was last counted
         self._clock = clock
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        if result[STEP] > self._evaluated_step.get(trial.trial_id, 0):
-            self._evaluated_step[trial.trial_id] = result[STEP]
+        if result[STEP] > self._evaluated_step_by_id.get(trial.trial_id, 0):
+            self._evaluated_step_by_id[trial.trial_id] = result[STEP]
             trial.run_metadata.num_failures = 0
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        if self._clock() - self._counted_at.get(trial.trial_id, -_MACHINE_LOSS_S) < _MACHINE_LOSS_S:
+        if self._clock() - self._counted_at_by_id.get(trial.trial_id, -_MACHINE_LOSS_S) < _MACHINE_LOSS_S:
             trial.run_metadata.num_failures = max(0, trial.run_metadata.num_failures - 1)
         else:
-            self._counted_at[trial.trial_id] = self._clock()
+            self._counted_at_by_id[trial.trial_id] = self._clock()
 
 
-class TrialProcesses(tune.Callback):
+class ProcessWatcher(tune.Callback):
     """Tells the supervisor when a trial's process starts, and when a trial waits for another process after a death."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._supervisor.placed(trial.trial_id)
+        self._supervisor.note_place(trial.trial_id)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._supervisor.displaced(trial.trial_id)
+        self._supervisor.note_displacement(trial.trial_id)

@@ -1,4 +1,4 @@
-"""The client, which runs in a trial's own process and passes on the reports of the worker that trains the trial."""
+"""The client of a worker. It runs in a trial's own process, and passes on the reports of the worker that trains it."""
 
 import math
 import time
@@ -15,24 +15,24 @@ MAX_DEATHS = 3
 
 
 class _Overdue(Exception):
-    """A trial has used up its time limit.
+    """The trial has used up its time limit.
 
     Attributes:
-        worker_hangs: Whether its worker hangs, because setting up the trial or the current step does not end.
+        worker_hangs: Whether the worker hangs, because the set-up of the trial or the current step does not end.
         is_at_fault: Whether no other trial can be the cause.
-        where: How far the trial had come, in words; "" if that is not known.
+        how_far: How far the trial had come, in words; "" if that is not known.
     """
 
-    def __init__(self, *, worker_hangs: bool, is_at_fault: bool, where: str = "") -> None:
+    def __init__(self, *, worker_hangs: bool, is_at_fault: bool, how_far: str = "") -> None:
         super().__init__()
-        self.worker_hangs, self.is_at_fault, self.where = worker_hangs, is_at_fault, where
+        self.worker_hangs, self.is_at_fault, self.how_far = worker_hangs, is_at_fault, how_far
 
 
 def reports_from_worker(job: Job) -> Generator[Report, None, None]:
     """Yield the reports of a job whose trial trains in the worker of this process's device.
 
     When the worker dies, another one goes on from the trial's checkpoint. A trial that has used up its time limit
-    without reaching an evaluation has failed. If setting it up or a step hangs, its worker is ended. If several trials
+    without reaching an evaluation has failed. If its set-up or a step hangs, its worker is ended. If several trials
     took part in that step, each of them then makes its steps alone, so that only the trial at fault hangs again.
     """
     import ray
@@ -64,11 +64,11 @@ def reports_from_worker(job: Job) -> Generator[Report, None, None]:
                 ray.get(keeper.end_worker.remote(*device, hang_count))
             if overdue.is_at_fault:
                 assert job.limit_s is not None
-                where = overdue.where or f"reached no evaluation after step {evaluated_step:,}"
-                yield Execution(job).fail(TimeoutError(overdue_message(job.limit_s, where)))
+                how_far = overdue.how_far or f"reached no evaluation after step {evaluated_step:,}"
+                yield Execution(job).fail(TimeoutError(overdue_message(job.limit_s, how_far)))
                 return
         except death_errors as error:
-            # If more workers have hung now, this one was ended because another trial hung, which is not a death.
+            # If the count has risen, this worker was ended because another trial hung. That does not count as a death.
             death_count += ray.get(keeper.hang_count.remote(*device)) == hang_count
             if death_count == MAX_DEATHS:
                 reason = cut_short(" ".join(str(error).split()))
@@ -82,8 +82,10 @@ def _wait_for(worker: Any, reference: Any, name: str, deadline: float, steps_alo
     """Return the result of a call of a worker's `admit` or `next`.
 
     Args:
-        name: The name of the trial in the worker, or its key during `admit`.
-        deadline: When the trial's time is over. A trial that is being scored, or waits for others, may take longer.
+        reference: Ray's reference of the call.
+        name: The trial's name in the worker; during `admit`, the trial's key.
+        deadline: When the trial's time is over. A trial that is being scored or waits for others may take longer.
+        steps_alone: Whether the trial makes its steps without the others.
 
     Raises:
         _Overdue: The trial's time is over.
@@ -101,7 +103,7 @@ def _wait_for(worker: Any, reference: Any, name: str, deadline: float, steps_alo
         except ray.exceptions.GetTimeoutError:  # the worker cannot even answer this call
             raise _Overdue(worker_hangs=True, is_at_fault=steps_alone) from None
         if activity["setup_s"] >= HANG_S > activity["step_s"]:
-            raise _Overdue(worker_hangs=True, is_at_fault=True, where="was still reading weights and data")
+            raise _Overdue(worker_hangs=True, is_at_fault=True, how_far="was still reading weights and data")
         if activity["in_step"] and not activity["trained"]:
             worker_hangs = activity["step_s"] >= HANG_S
             raise _Overdue(worker_hangs=worker_hangs, is_at_fault=activity["alone"] or not worker_hangs)

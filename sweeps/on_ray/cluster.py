@@ -21,13 +21,13 @@ _NOTICE_S = 15.0  # after this time the user is told what the command is waiting
 # Ray's sockets are below its temporary folder, at a path such as this one. The whole path of a socket has a limit.
 _SOCKET_SUFFIX = "/session_2026-01-31_23-59-59_123456_1234567/sockets/plasma_store.1"
 _MAX_SOCKET_PATH = 103 if sys.platform == "darwin" else 107  # bytes
-_SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # where Ray's folder may be if the path of the usual one is too long
-_LOCAL_FOLDERS = ("LOPT_DATA_DIR", "LOPT_MODEL_DIR", "LOPT_CACHE_DIR")
+_SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # for Ray, if the path of its usual folder is too long
+_LOCAL_FOLDER_VARIABLES = ("LOPT_DATA_DIR", "LOPT_MODEL_DIR", "LOPT_CACHE_DIR")
 
 
 def connect() -> None:
     """Start Ray, or join a running Ray, and turn off Ray's own output."""
-    _silence_ray()
+    _set_environment()
     import ray
 
     address = os.environ.get("RAY_ADDRESS")
@@ -66,7 +66,8 @@ def temporary_folder() -> str | None:
         ValueError: No folder has a path that is short enough.
     """
     on_linux = sys.platform.startswith("linux")
-    parent = os.environ.get("RAY_TMPDIR") or (on_linux and os.environ.get("TMPDIR")) or "/tmp"  # as Ray chooses it
+    # Ray chooses the parent of its usual folder in this way.
+    parent = os.environ.get("RAY_TMPDIR") or (on_linux and os.environ.get("TMPDIR")) or "/tmp"
     usual_folder = os.path.join(parent, "ray")
     max_length = _MAX_SOCKET_PATH - len(_SOCKET_SUFFIX)
     if len(os.fsencode(usual_folder)) <= max_length:
@@ -87,6 +88,7 @@ def wait_for(reference: Any, left_s: float = math.inf, *, resources: Mapping[str
     """Wait for a remote call, and return its result.
 
     Args:
+        reference: Ray's reference of the call.
         resources: The resources that the call needs before it can begin, as in `Allocation`.
 
     Raises:
@@ -94,28 +96,28 @@ def wait_for(reference: Any, left_s: float = math.inf, *, resources: Mapping[str
     """
     import ray
 
-    needed = ", ".join(f"{share:g} {name.upper()}" for name, share in (resources or {}).items() if share)
+    needed_text = ", ".join(f"{amount:g} {name.upper()}" for name, amount in (resources or {}).items() if amount)
     try:
         if resources and left_s > _NOTICE_S and not ray.wait([reference], timeout=_NOTICE_S)[0]:
-            print(f"waiting until the cluster has room for {needed}", flush=True)
+            print(f"waiting until the cluster has room for {needed_text}", flush=True)
             left_s -= _NOTICE_S
         return ray.get(reference, timeout=None if math.isinf(left_s) else left_s)
     except ray.exceptions.GetTimeoutError:
-        event = f"had room for {needed}" if resources else "had prepared weights and data"
+        event = f"had room for {needed_text}" if resources else "had prepared weights and data"
         raise OutOfTime(f"the time of --max-wall-time ran out before the cluster {event}") from None
 
 
 @contextlib.contextmanager
 def _keep_sigterm_handler() -> Iterator[None]:
     """Undo the SIGTERM handlers that Ray sets, because they would end the command before it has saved its trials."""
-    handler = signal.getsignal(signal.SIGTERM)
+    earlier_handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
     except SystemExit:  # raised by one of Ray's handlers
         raise KeyboardInterrupt from None
     finally:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)
+            signal.signal(signal.SIGTERM, earlier_handler)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,14 +128,14 @@ class Machines:
         gpu_count, cpu_count: The numbers of GPUs and CPUs of all nodes together.
         node_count: The number of nodes that have CPUs; 1 if none has.
         cpus_per_node: The number of CPUs of the smallest of these nodes.
-        on_demand: Whether the cluster may start more machines.
+        may_grow: Whether the cluster may start more machines.
     """
 
     gpu_count: int
     cpu_count: int
     node_count: int
     cpus_per_node: int
-    on_demand: bool
+    may_grow: bool
 
     @property
     def has_gpus(self) -> bool:
@@ -142,23 +144,23 @@ class Machines:
 
 
 def read_machines(nodes: list[dict[str, Any]], *, max_gpu_hours: float | None) -> Machines:
-    """Return what the nodes offer together, given their descriptions by `ray.nodes`.
+    """Return what the nodes offer together. `nodes` is what `ray.nodes` returns.
 
     Raises:
         ValueError: A budget of GPU-hours is given on a machine without a GPU.
     """
-    offers = [node["Resources"] for node in nodes if node["Alive"]]
-    gpu_count = int(sum(offer.get("GPU", 0) for offer in offers))
+    node_resources = [node["Resources"] for node in nodes if node["Alive"]]
+    gpu_count = int(sum(amounts.get("GPU", 0) for amounts in node_resources))
     is_joined = bool(os.environ.get("RAY_ADDRESS"))
     if max_gpu_hours is not None and not gpu_count and not is_joined:
         raise ValueError("--max-gpu-hours is given, but this machine has no GPU: leave the option out")
-    node_cpu_counts = [int(offer["CPU"]) for offer in offers if offer.get("CPU", 0) >= 1]
+    node_cpu_counts = [int(amounts["CPU"]) for amounts in node_resources if amounts.get("CPU", 0) >= 1]
     return Machines(
         gpu_count=gpu_count,
         cpu_count=sum(node_cpu_counts),
         node_count=max(1, len(node_cpu_counts)),
         cpus_per_node=min(node_cpu_counts, default=1),
-        on_demand=is_joined,
+        may_grow=is_joined,
     )
 
 
@@ -196,13 +198,13 @@ class Allocation:
         from ray import tune
 
         resources = self.resources_for(job["shares_backbone"])
-        return tune.PlacementGroupFactory([{name.upper(): share for name, share in resources.items() if share}])
+        return tune.PlacementGroupFactory([{name.upper(): amount for name, amount in resources.items() if amount}])
 
 
 def allocate(
     machines: Machines, pack_size: int, *, trials_per_gpu: int | None = None, max_concurrent: int | None = None
 ) -> Allocation:
-    """Decide what each trial reserves. On each device, `pack_size` trials share a backbone. Other trials train alone.
+    """Decide what each trial reserves. On each device, `pack_size` trials share a backbone; others train alone.
 
     Args:
         trials_per_gpu: How many trials that train alone run on one GPU. If it is None, one does.
@@ -210,7 +212,7 @@ def allocate(
     """
     if machines.has_gpus:
         # A cluster that starts machines on demand may have no GPU yet. It starts some when enough trials wait for them.
-        concurrent_count = max(machines.gpu_count, 8 if machines.on_demand else 1) * pack_size
+        concurrent_count = max(machines.gpu_count, 8 if machines.may_grow else 1) * pack_size
         solo_resources = {"cpu": 1.0, "gpu": _share(1, trials_per_gpu or 1)}
         shared_resources = {"gpu": _share(1, pack_size)}
         solo_threads, shared_threads = None, None
@@ -240,12 +242,15 @@ def one_shot_function(function: Callable[..., Any], resources: Mapping[str, floa
     """Return a remote function whose process ends with its call, so that the backbone's memory is freed."""
     import ray
 
-    wrap: Any = ray.remote(max_calls=1, num_cpus=resources.get("cpu", 0), num_gpus=resources.get("gpu", 0))
-    return wrap(function)
+    make_remote: Any = ray.remote(max_calls=1, num_cpus=resources.get("cpu", 0), num_gpus=resources.get("gpu", 0))
+    return make_remote(function)
 
 
-def _silence_ray() -> None:
-    """Turn off Ray's own output and Ctrl-C handler, because the sweep has its own progress line and way to end."""
+def _set_environment() -> None:
+    """Set the environment variables of Ray and of its processes.
+
+    Ray's own output and Ctrl-C handler are turned off, because the sweep has its own progress line and way to end.
+    """
     for name, value in {
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -259,7 +264,7 @@ def _silence_ray() -> None:
         "TOKENIZERS_PARALLELISM": "false",
     }.items():
         os.environ.setdefault(name, value)
-    for name in _LOCAL_FOLDERS:
+    for name in _LOCAL_FOLDER_VARIABLES:
         if os.environ.get(name):
             os.environ[name] = str(Path(os.environ[name]).absolute())
     root = str(Path(__file__).resolve().parents[2])
@@ -270,7 +275,14 @@ def _silence_ray() -> None:
 
 def _worker_environment() -> dict[str, str]:
     """Return the environment variables that the processes of a running cluster need. No other variable is sent."""
-    # These say where the results are. They hold no secret.
-    aws = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
-    names = (*_LOCAL_FOLDERS, *aws, "LOPT_TEXT_CACHE_GB", "HF_HOME", "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM")
+    # The AWS variables say where the results are. They hold no secret.
+    aws_names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
+    names = (
+        *_LOCAL_FOLDER_VARIABLES,
+        *aws_names,
+        "LOPT_TEXT_CACHE_GB",
+        "HF_HOME",
+        "HF_HUB_OFFLINE",
+        "TOKENIZERS_PARALLELISM",
+    )
     return {name: os.environ[name] for name in names if os.environ.get(name)}

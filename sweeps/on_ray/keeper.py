@@ -15,7 +15,7 @@ from sweeps.work.worker import Worker
 
 KEEPER = "keeper"  # the actor's name in the namespace of the sweep
 SAVE_S = 10.0  # how long an interrupted command waits for the checkpoints of its trials
-_CONCURRENT_CALLS = 256  # how many calls a worker takes at a time; many, because one call of every trial waits in it
+_CONCURRENT_CALLS = 256  # calls that a worker takes at once; one call of each of its trials waits in it
 
 Device = tuple[str, str | None]  # the id of a node and the number of one of its GPUs; None if the node has no GPU
 
@@ -29,69 +29,69 @@ class Keeper:
         self._hang_counts: Counter[Device] = Counter()  # how many workers were ended because they hung
         self._last_device: dict[str, Device] = {}  # where each trial was trained last, by the trial's key
 
-    def worker(self, node: str, device: str | None, key: str | None = None) -> Any:
+    def worker(self, node_id: str, gpu: str | None, key: str | None = None) -> Any:
         """Return the live worker of a GPU, or of a node without GPUs. If there is none, start it.
 
         Args:
             key: The key of the trial that will train there. If the trial has trained on another device before, its
-                client there has died. The worker of that device has not noticed, so it is told to evict the trial.
+                client there has died. The worker of that device may not know this, so it is told to evict the trial.
         """
         import ray
 
         if key is not None:
             last_device = self._last_device.get(key)
-            if last_device in self._workers and last_device != (node, device):
+            if last_device in self._workers and last_device != (node_id, gpu):
                 self._workers[last_device][0].evict_by_key.remote(key)
-            self._last_device[key] = node, device
-        handle, death = self._workers.get((node, device), (None, None))
-        if handle is None or ray.wait([death], timeout=0)[0]:
-            handle = _start_worker(node, device)
-            self._workers[node, device] = handle, handle.wait_until_death.remote()
+            self._last_device[key] = node_id, gpu
+        handle, death_reference = self._workers.get((node_id, gpu), (None, None))
+        if handle is None or ray.wait([death_reference], timeout=0)[0]:
+            handle = _start_worker(node_id, gpu)
+            self._workers[node_id, gpu] = handle, handle.wait_until_death.remote()
         return handle
 
-    def hang_count(self, node: str, device: str | None) -> int:
+    def hang_count(self, node_id: str, gpu: str | None) -> int:
         """Return how many workers of this device have been ended because they hung."""
-        return self._hang_counts[node, device]
+        return self._hang_counts[node_id, gpu]
 
-    def end_worker(self, node: str, device: str | None, hang_count: int) -> None:
-        """End a worker that hangs, unless `hang_count` is out of date: then another client has ended it already."""
+    def end_worker(self, node_id: str, gpu: str | None, hang_count: int) -> None:
+        """End a worker that hangs. If `hang_count` is out of date, another client has ended it already."""
         import ray
 
-        if (node, device) in self._workers and self._hang_counts[node, device] == hang_count:
-            self._hang_counts[node, device] += 1
-            ray.kill(self._workers[node, device][0])
+        if (node_id, gpu) in self._workers and self._hang_counts[node_id, gpu] == hang_count:
+            self._hang_counts[node_id, gpu] += 1
+            ray.kill(self._workers[node_id, gpu][0])
 
     def save(self) -> list[Any]:
         """Ask every worker to write checkpoints of its trials. Return the references of these calls."""
         return [handle.save.remote() for handle, _ in self._workers.values()]
 
 
-def _start_worker(node: str, device: str | None) -> Any:
+def _start_worker(node_id: str, gpu: str | None) -> Any:
     # A worker reserves no resources, because its trials do.
-    environment = None if device is None else {"env_vars": {"CUDA_VISIBLE_DEVICES": device}}
-    return _start_actor(Worker, node, num_gpus=0, max_concurrency=_CONCURRENT_CALLS, runtime_env=environment)
+    environment = None if gpu is None else {"env_vars": {"CUDA_VISIBLE_DEVICES": gpu}}
+    return _start_actor(Worker, node_id, num_gpus=0, max_concurrency=_CONCURRENT_CALLS, runtime_env=environment)
 
 
 def start_keeper() -> Any:
     """Start the keeper of the sweep on this node. It lives as long as the returned handle."""
     import ray
 
-    node = ray.get_runtime_context().get_node_id()
-    return _start_actor(Keeper, node, name=KEEPER, max_restarts=-1, max_task_retries=-1)
+    node_id = ray.get_runtime_context().get_node_id()
+    return _start_actor(Keeper, node_id, name=KEEPER, max_restarts=-1, max_task_retries=-1)
 
 
-def _start_actor(actor_class: type, node: str, **options: Any) -> Any:
-    """Start an actor on this node and return its handle."""
+def _start_actor(actor_class: type, node_id: str, **options: Any) -> Any:
+    """Start an actor on a node, and return its handle."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    on_node = NodeAffinitySchedulingStrategy(node, soft=False)
+    on_node = NodeAffinitySchedulingStrategy(node_id, soft=False)
     actor: Any = ray.remote(actor_class)
     return actor.options(num_cpus=0, scheduling_strategy=on_node, **options).remote()
 
 
 def current_device() -> Device:
-    """Return this process's node, and the GPU of which Ray has given it a share."""
+    """Return this process's node, and the GPU of which Ray has given the process a share."""
     import ray
 
     return ray.get_runtime_context().get_node_id(), next((str(number) for number in ray.get_gpu_ids()), None)
@@ -107,7 +107,7 @@ def call_in_worker(
     """Call a function in the worker of a device that has these resources free. What it loads stays in the worker.
 
     Args:
-        left_s: A function that returns how much time is left for the call.
+        left_s: Returns how many seconds are left for the call.
 
     Raises:
         OutOfTime: The time was not enough.

@@ -15,40 +15,46 @@ from sweeps.on_ray.keeper import call_in_worker
 from sweeps.on_ray.tune import ReadyCluster
 
 
-def ray_resources(ready: ReadyCluster, elapsed_s: float) -> Resources:
+def ray_resources(ready_cluster: ReadyCluster, elapsed_s: float) -> Resources:
     """Return the devices of a Ray cluster as resources of the forecast.
 
-    Trials that share a backbone are measured in the worker of a device. Others are measured in processes of their own.
-    As many of these run at once as the sweep would run at once on a device.
+    Trials that share a backbone are measured in the worker of a device. Other trials are measured in processes of their
+    own: as many at once as the sweep would run at once on a device.
 
     Args:
-        elapsed_s: The time since the command began. A sweep needs the same time to get to this point.
+        elapsed_s: The seconds since the command began. A sweep needs the same time to get to this point.
     """
-    machines, allocation = ready.machines, ready.allocation
-    kind, per_device = ("gpu", 1.0) if machines.has_gpus else ("cpu", float(machines.cpus_per_node))
-    shared_share = allocation.shared_resources[kind] / per_device
-    solo_share = allocation.solo_resources[kind] / per_device
+    machines, allocation = ready_cluster.machines, ready_cluster.allocation
+    resource_name, amount_per_device = ("gpu", 1.0) if machines.has_gpus else ("cpu", float(machines.cpus_per_node))
+    shared_share = allocation.shared_resources[resource_name] / amount_per_device
+    solo_share = allocation.solo_resources[resource_name] / amount_per_device
     gpu_count = machines.gpu_count or allocation.concurrent_count // allocation.pack_size
 
     def measure_on_cluster(configs: list[TrialConfig]) -> dict[str, Any]:
-        costs: dict[str, dict[str, float]] = {}
+        costs_by_key: dict[str, dict[str, float]] = {}
         measurements: list[dict[str, Any]] = []
         for shares_backbone in (True, False):
-            matching = [config for config in configs if config.shares_backbone == shares_backbone]
-            if not matching:
+            matching_configs = [config for config in configs if config.shares_backbone == shares_backbone]
+            if not matching_configs:
                 continue
-            values = [config.to_dict() for config in matching]
+            config_dicts = [config.to_dict() for config in matching_configs]
             if shares_backbone:
-                arguments = values, allocation.pack_size, allocation.shared_threads
-                measurements.append(call_in_worker(ready.keeper, allocation.shared_resources, measure, *arguments))
+                arguments = config_dicts, allocation.pack_size, allocation.shared_threads
+                measurements.append(
+                    call_in_worker(ready_cluster.keeper, allocation.shared_resources, measure, *arguments)
+                )
             else:
                 remote_measure = cluster.one_shot_function(measure, allocation.solo_resources)
                 trials_at_once = range(int(1 / solo_share))
-                references = [remote_measure.remote(values, None, allocation.solo_threads) for _ in trials_at_once]
-                measurements.append(_mean(ray.get(references)))
-            costs |= {config.key: cost for config, cost in zip(matching, measurements[-1]["costs"], strict=True)}
+                references = [
+                    remote_measure.remote(config_dicts, None, allocation.solo_threads) for _ in trials_at_once
+                ]
+                measurements.append(_combine_measurements(ray.get(references)))
+            costs_by_key |= {
+                config.key: cost for config, cost in zip(matching_configs, measurements[-1]["costs"], strict=True)
+            }
         return {
-            "costs": [costs[config.key] for config in configs],
+            "costs": [costs_by_key[config.key] for config in configs],
             "figures": [figure for measurement in measurements for figure in measurement["figures"]],
             "spread": max(measurement["spread"] for measurement in measurements),
             "hardware": measurements[0]["hardware"],
@@ -71,7 +77,7 @@ def ray_resources(ready: ReadyCluster, elapsed_s: float) -> Resources:
     )
 
 
-def _mean(measurements: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _combine_measurements(measurements: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Combine measurements that were made at the same time: return their mean costs and their largest spread."""
     costs_by_config = zip(*(measurement["costs"] for measurement in measurements), strict=True)
     costs = [{name: float(np.mean([cost[name] for cost in group])) for name in group[0]} for group in costs_by_config]

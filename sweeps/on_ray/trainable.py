@@ -12,9 +12,9 @@ from sweeps.work.job import Job
 from sweeps.work.process import end_process_when_overdue, release_memory, set_threads
 
 
-def train(values: dict[str, Any]) -> None:
-    """Run the job in `values` (JSON), here or in the worker of its device. Add the node and the GPU to its reports."""
-    job, device = Job.from_dict(values), " ".join(filter(None, current_device()))
+def train(job_values: dict[str, Any]) -> None:
+    """Run the job in `job_values` (JSON), here or in its device's worker. Add the node and the GPU to its reports."""
+    job, device = Job.from_dict(job_values), " ".join(filter(None, current_device()))
     if job.shares_backbone:
         with contextlib.closing(reports_from_worker(job)) as worker_reports:
             for report in worker_reports:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sweeps.supervisor import Supervisor
 
 # Takes configurations and the indices of those that get a baseline, and returns what `prepare` returns.
-Prepare = Callable[[list[dict[str, Any]], list[int]], dict[str, Any]]
+PrepareFunction = Callable[[list[dict[str, Any]], list[int]], dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class ReadyCluster:
     """A cluster on which everything that trials need is ready.
 
     Attributes:
-        keeper: The handle of the keeper, the actor that owns the workers. They live as long as this handle.
+        keeper: The handle of the keeper, the actor that owns the workers. The workers live as long as this handle.
         prepared: What `prepare` has returned on the cluster.
     """
 
@@ -40,9 +40,9 @@ class ReadyCluster:
 
 
 @contextlib.contextmanager
-def ready_cluster(
+def prepare_cluster(
     options: Options,
-    resolve_with: Callable[[Prepare], dict[str, Any]],
+    resolve_settings: Callable[[PrepareFunction], dict[str, Any]],
     search_trial_count: int,
     left_s: Callable[[], float],
     *,
@@ -51,8 +51,8 @@ def ready_cluster(
     """Prepare the Ray cluster of RAY_ADDRESS, or one that is started on this machine, for the trials of a sweep.
 
     Args:
-        resolve_with: Receives a function that runs `prepare` on the cluster, calls it with the configurations of the
-            sweep, and returns its result.
+        resolve_settings: Is given a function that runs `prepare` on the cluster. It calls that function with the
+            configurations of the sweep, and returns what the function returns.
         search_trial_count: The number of search trials of the sweep.
         left_s: Returns how many seconds are left until the cluster must be ready.
         score_baselines: Whether zero-shot baselines are scored.
@@ -66,33 +66,33 @@ def ready_cluster(
     try:
         machines = cluster.read_machines(ray.nodes(), max_gpu_hours=options.max_gpu_hours)
         limits = {"trials_per_gpu": options.trials_per_gpu, "max_concurrent": options.max_concurrent}
-        unpacked = cluster.allocate(machines, 1, **limits)  # used until the pack size is known
+        unpacked_allocation = cluster.allocate(machines, 1, **limits)  # used until the pack size is known
         keeper_actor = keeper.start_keeper()
 
         def prepare_on_cluster(configs: list[dict[str, Any]], baseline_indices: list[int]) -> dict[str, Any]:
             device_count = max(1, machines.gpu_count or machines.node_count)
-            trials_per_device = math.inf if machines.on_demand else search_trial_count / device_count
-            indices = baseline_indices if score_baselines else []
-            arguments = configs, indices, unpacked.shared_threads, trials_per_device
+            trials_per_device = math.inf if machines.may_grow else search_trial_count / device_count
+            scored_indices = baseline_indices if score_baselines else []
+            arguments = configs, scored_indices, unpacked_allocation.shared_threads, trials_per_device
             if all(TrialConfig.from_dict(config).shares_backbone for config in configs):
-                resources = unpacked.shared_resources
+                resources = unpacked_allocation.shared_resources
                 return keeper.call_in_worker(keeper_actor, resources, prepare, *arguments, left_s=left_s)
             # A trial that trains alone needs the whole device, so nothing may stay loaded there.
-            resources = unpacked.solo_resources
-            has_room = cluster.one_shot_function(keeper.current_device, resources).remote()
-            cluster.wait_for(has_room, left_s(), resources=resources)
+            resources = unpacked_allocation.solo_resources
+            room_reference = cluster.one_shot_function(keeper.current_device, resources).remote()
+            cluster.wait_for(room_reference, left_s(), resources=resources)
             return cluster.wait_for(cluster.one_shot_function(prepare, resources).remote(*arguments), left_s())
 
-        prepared = resolve_with(prepare_on_cluster)
+        prepared = resolve_settings(prepare_on_cluster)
         allocation = cluster.allocate(machines, options.trials_per_gpu or prepared["pack_size"], **limits)
-        device = "GPU" if machines.has_gpus else "node"
-        print(f"trials that share a backbone: {allocation.pack_size} on each {device}", flush=True)
+        device_name = "GPU" if machines.has_gpus else "node"
+        print(f"trials that share a backbone: {allocation.pack_size} on each {device_name}", flush=True)
         yield ReadyCluster(machines=machines, allocation=allocation, keeper=keeper_actor, prepared=prepared)
     finally:
         ray.shutdown()
 
 
-def run_trials(ready: ReadyCluster, supervisor: Supervisor, snapshot_folder: Path) -> None:
+def run_trials(ready_cluster: ReadyCluster, supervisor: Supervisor, snapshot_folder: Path) -> None:
     """Run all trials of the supervisor.
 
     Args:
@@ -101,26 +101,26 @@ def run_trials(ready: ReadyCluster, supervisor: Supervisor, snapshot_folder: Pat
     Raises:
         KeyboardInterrupt: The command was interrupted, and its trials have written checkpoints.
         StoreError: Results can no longer be kept.
-        Exception: A plugin of the search has raised it.
+        Exception: A plugin of the search has raised this error.
     """
     from ray import tune
 
     from sweeps.on_ray.adapters import GuardedSupervisor, QueueSearcher, StoppingScheduler
-    from sweeps.on_ray.callbacks import DeathCounter, TrialProcesses
+    from sweeps.on_ray.callbacks import DeathCounter, ProcessWatcher
     from sweeps.on_ray.trainable import train
 
     # By default Ray keeps one trial pending at a time, so that a cluster would start its machines one by one.
-    os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(ready.allocation.concurrent_count))
-    guarded = GuardedSupervisor(supervisor)
+    os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(ready_cluster.allocation.concurrent_count))
+    guarded_supervisor = GuardedSupervisor(supervisor)
     tuner = tune.Tuner(
-        tune.with_resources(train, ready.allocation.placement_group),
+        tune.with_resources(train, ready_cluster.allocation.placement_group),
         tune_config=tune.TuneConfig(
             metric=SCORE,
             mode="max",
-            search_alg=QueueSearcher(guarded),
-            scheduler=StoppingScheduler(guarded),
+            search_alg=QueueSearcher(guarded_supervisor),
+            scheduler=StoppingScheduler(guarded_supervisor),
             num_samples=-1,
-            max_concurrent_trials=ready.allocation.concurrent_count,
+            max_concurrent_trials=ready_cluster.allocation.concurrent_count,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
@@ -128,14 +128,14 @@ def run_trials(ready: ReadyCluster, supervisor: Supervisor, snapshot_folder: Pat
             storage_path=str(snapshot_folder.parent),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=client.MAX_DEATHS - 1),
-            callbacks=[DeathCounter(), TrialProcesses(supervisor)],
+            callbacks=[DeathCounter(), ProcessWatcher(supervisor)],
         ),
     )
     try:
         tuner.fit()
     except KeyboardInterrupt:
-        if guarded.error:
-            raise guarded.error from None
+        if guarded_supervisor.error:
+            raise guarded_supervisor.error from None
         print("\nsaving the trials that run; Ctrl-C again ends at once", flush=True)
-        keeper.save_trials(ready.keeper)
+        keeper.save_trials(ready_cluster.keeper)
         raise

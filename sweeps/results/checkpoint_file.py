@@ -1,15 +1,15 @@
 """A trial's checkpoints as files, `checkpoints/<key>-<step>.safetensors`. Only the file with the highest step is used.
 
-So a trial never loses steps. A process that was taken for dead may still write checkpoints. These have fewer steps than
-the checkpoints of its successor, so they are never used.
+Therefore a trial never loses steps. A process that was taken for dead may still write checkpoints. These have fewer
+steps than the checkpoints of its successor, so they are never used.
 """
 
 from lopt.locations import Location, write
 
 
-def newest(folder: Location) -> dict[str, Location]:
-    """Return the newest checkpoint of each trial, by the trial's key."""
-    return {path.name.partition("-")[0]: path for path in _sorted_checkpoints(folder)}  # the last one replaces others
+def newest_paths(folder: Location) -> dict[str, Location]:
+    """Return the path of each trial's newest checkpoint, by the trial's key."""
+    return {path.name.partition("-")[0]: path for path in _sorted_checkpoints(folder)}  # the last path of a key stays
 
 
 def read(folder: Location, key: str) -> bytes | None:

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-_NAMES = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
+_NUMBER = "a number"
+_TYPE_NAMES = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: _NUMBER, float: _NUMBER}
 
 
 def check_type(name: str, value: Any, *types: type) -> Any:
@@ -16,12 +17,12 @@ def check_type(name: str, value: Any, *types: type) -> Any:
     """
     if isinstance(value, types) and (bool in types or not isinstance(value, bool)):
         return value
-    valid = " or ".join(dict.fromkeys(_NAMES[valid_type] for valid_type in types))
-    raise ValueError(f"{name} is {_NAMES.get(type(value), 'null')}, not {valid}")
+    valid_names = " or ".join(dict.fromkeys(_TYPE_NAMES[valid_type] for valid_type in types))
+    raise ValueError(f"{name} is {_TYPE_NAMES.get(type(value), 'null')}, not {valid_names}")
 
 
 def check_manifest(manifest: Any) -> None:
-    """Check the values of a manifest. A value that is not possible raises a ValueError."""
+    """Check the values of a manifest. A value of a wrong type and an impossible value raise a ValueError."""
     check_type("a manifest", manifest, dict)
     for name, types in (("identity", (str,)), ("started_at", (str,)), ("elapsed_s", (int, float))):
         check_type(f"`{name}`", manifest.get(name, types[0]()), *types)

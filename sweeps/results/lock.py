@@ -1,8 +1,8 @@
-"""Let only one command at a time hold a run, that is, work on it. Tell the other commands who holds it.
+"""Let only one command at a time hold a run, which means work on it. Tell other commands who holds it.
 
-In a folder the operating system's lock decides; it ends with its process. Behind a URL there are no such locks. There
-the holder has a lease: a file that it writes again every few seconds. A lease is over when a waiting command has seen
-no change in the file for `LEASE_S` by its own clock. So the clocks of the machines need not agree.
+In a folder, a lock of the operating system decides. It ends with its process. Behind a URL there are no such locks.
+There the holder has a lease: a file that it writes again every few seconds. A lease is over when a waiting command has
+seen no change in the file for `LEASE_S` by its own clock. So the clocks of the machines need not agree.
 
     <run>/.lock  .holder                        in a folder
     <run>/lock/00000001.json  00000002.json     behind a URL: each lease has the next number, and the highest is valid
@@ -37,7 +37,7 @@ from lopt.records import now
 LEASE_S = 60.0  # a lease is over when its file has not changed for this long
 RENEW_S = 10.0  # how often the holder writes its lease again
 POLL_S = 1.0  # how often a waiting command reads the lease
-_ATTEMPTS = 10  # how often a command tries to lock a folder that other commands remove
+_MAX_ATTEMPTS = 10  # how often a command tries to lock a folder that other commands keep removing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,12 +89,12 @@ def _describe_holder(command: list[str]) -> dict[str, Any]:
         "user": user,
         "since": now(),
         "command": [redact(word) for word in command],
-        "machine": _machine(),
+        "machine": _machine_id(),
         "id": secrets.token_hex(8),
     }
 
 
-def _machine() -> str:
+def _machine_id() -> str:
     """Return an id of the environment in which process ids are unique: host, last boot and container."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
@@ -144,7 +144,7 @@ def _lock_folder(folder: Path, holder: dict[str, Any]) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):
             holder_file.unlink(missing_ok=True)
-            _leave_no_trace(folder, new_folders)
+            _remove_traces(folder, new_folders)
         lock.release()
 
 
@@ -155,20 +155,20 @@ def _acquire_lock(folder: Path) -> Any:
         Timeout: Another command has the lock.
         OSError: The lock's file cannot be created there.
     """
-    for _ in range(_ATTEMPTS):
+    for _ in range(_MAX_ATTEMPTS):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock", timeout=0)
         try:
             lock.acquire()
         except FileNotFoundError:
-            continue  # another command has just removed the folder (`_leave_no_trace`)
+            continue  # another command has just removed the folder (`_remove_traces`)
         if (folder / ".lock").exists():
             return lock
         lock.release()  # another command has just removed the lock's file
     raise OSError(f"other commands keep removing {folder}")
 
 
-def _leave_no_trace(folder: Path, new_folders: list[Path]) -> None:
+def _remove_traces(folder: Path, new_folders: list[Path]) -> None:
     """If the run has not begun, remove the lock's file and the new folders."""
     if {file.name for file in folder.glob("*")} == {".lock"}:
         (folder / ".lock").unlink()
@@ -184,9 +184,9 @@ class _Lease(Hold):
 
     def __init__(self, folder: RemoteLocation, holder: dict[str, Any], clock: Clock) -> None:
         self._run, self._folder, self._holder, self._clock = folder.name, folder / "lock", holder, clock
-        self._number, self._renewal_count = 0, 0  # `_number` is the one in the name of the lease's file
+        self._number, self._renewal_count = 0, 0  # `_number` is in the name of the lease's file
         self._renewed_at, self._lost_reason = 0.0, ""
-        self._ended = threading.Event()
+        self._end_event = threading.Event()
         self._renewer = threading.Thread(target=self._renew, daemon=True, name="lease")
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -198,23 +198,23 @@ class _Lease(Hold):
         Raises:
             ValueError: The holder of that lease is alive.
         """
-        watched: tuple[int, bytes] | None = None
+        watched_lease: tuple[int, bytes] | None = None
         watched_since = 0.0
         while True:
-            number, content = self._read_highest()
+            number, content = self._read_highest_lease()
             holder = _parse_holder(content)
             is_free = number == 0 or holder.get("over") or _is_dead(holder)
-            if watched is not None and (number, content) != watched and not is_free:
+            if watched_lease is not None and (number, content) != watched_lease and not is_free:
                 raise _held_error(self._run, holder)
-            if is_free or (watched is not None and self._clock.monotonic() - watched_since > LEASE_S):
+            if is_free or (watched_lease is not None and self._clock.monotonic() - watched_since > LEASE_S):
                 self._number = number + 1
                 self._lease_file(self._number).create(self._lease_content())
                 # The content decides. If a PUT was repeated, `create` may report a failure although it succeeds.
-                if self._read_highest() == (self._number, self._lease_content()):
+                if self._read_highest_lease() == (self._number, self._lease_content()):
                     break
                 continue  # another command was quicker
-            if watched is None:
-                watched, watched_since = (number, content), self._clock.monotonic()
+            if watched_lease is None:
+                watched_lease, watched_since = (number, content), self._clock.monotonic()
                 print(
                     f"run {self._run!r} was held by process {holder.get('process')} on {holder.get('host')}: "
                     f"checking whether that process is alive (at most {LEASE_S:.0f} s)",
@@ -240,10 +240,10 @@ class _Lease(Hold):
 
     def give_back(self) -> None:
         """End the lease, and write into its file that it is over."""
-        self._ended.set()
+        self._end_event.set()
         self._renewer.join()
-        with contextlib.suppress(OSError):  # after an error the lease is over when its file is unchanged for `LEASE_S`
-            if not self.lost_reason() and self._check_highest():
+        with contextlib.suppress(OSError):  # if this fails, the lease is over after `LEASE_S`
+            if not self.lost_reason() and self._check_is_valid():
                 if self._may_be_removed():
                     self._lease_file(self._number).unlink(missing_ok=True)
                     return
@@ -251,9 +251,9 @@ class _Lease(Hold):
                 self._lease_file(self._number).write_bytes(self._lease_content())
 
     def _renew(self) -> None:
-        while not self._clock.wait(self._ended, RENEW_S):
+        while not self._clock.wait(self._end_event, RENEW_S):
             with contextlib.suppress(OSError):  # it is tried again; after too long, `lost_reason` returns a reason
-                if not self._check_highest():
+                if not self._check_is_valid():
                     return
                 self._renewal_count += 1
                 self._lease_file(self._number).write_bytes(self._lease_content())
@@ -266,20 +266,20 @@ class _Lease(Hold):
         """
         return self._number == 1 and {file.name for file in self._folder.parent.glob("*")} <= {self._folder.name}
 
-    def _check_highest(self) -> bool:
-        """Return whether this lease is the valid one. If not, store the reason as `_lost_reason`.
+    def _check_is_valid(self) -> bool:
+        """Return whether this lease is the valid one. If it is not, store the reason as `_lost_reason`.
 
         On a file system where several commands can create the same file, the last one to write it has the lease. The
         others see its id in the file.
         """
-        number, content = self._read_highest()
+        number, content = self._read_highest_lease()
         holder = _parse_holder(content)
         is_own = number == self._number and holder.get("id", self._holder["id"]) == self._holder["id"]
         if not is_own:
             self._lost_reason = str(_held_error(self._run, holder))
         return is_own
 
-    def _read_highest(self) -> tuple[int, bytes]:
+    def _read_highest_lease(self) -> tuple[int, bytes]:
         """Return the highest number and the content of its file, or (0, b"") if there is none."""
         while True:
             numbers = [int(file.name[:-5]) for file in self._folder.glob("*.json") if file.name[:-5].isdigit()]
@@ -297,7 +297,7 @@ class _Lease(Hold):
 
 def _is_dead(holder: dict[str, Any]) -> bool:
     """Return whether the holder was a process of this machine that no longer exists."""
-    if holder.get("machine") != _machine() or not isinstance(holder.get("process"), int):
+    if holder.get("machine") != _machine_id() or not isinstance(holder.get("process"), int):
         return False
     try:
         os.kill(holder["process"], 0)

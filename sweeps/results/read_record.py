@@ -36,9 +36,9 @@ def read_records(folder: Location) -> tuple[list[TrialRecord], list[tuple[Any, D
         NewerSchemaError: A newer version of this program wrote one of the records.
         OSError: A file cannot be read.
     """
-    records, damaged = [], []
-    record_name = r"[0-9a-f]{16}\.json"  # files with other names have been set aside
-    paths = [path for path in folder.glob("*.json") if re.fullmatch(record_name, path.name)]
+    records, damaged_files = [], []
+    name_pattern = r"[0-9a-f]{16}\.json"  # files with other names have been set aside
+    paths = [path for path in folder.glob("*.json") if re.fullmatch(name_pattern, path.name)]
     paths.sort(key=lambda path: path.name)
     for path, content in read_files(paths):
         if isinstance(content, FileNotFoundError):  # the command that holds the run has just set the file aside
@@ -48,8 +48,8 @@ def read_records(folder: Location) -> tuple[list[TrialRecord], list[tuple[Any, D
         try:
             records.append(parse_record(path, content))
         except DamagedRecordError as error:
-            damaged.append((path, error))
-    return sorted(records, key=lambda record: (record.started_at, record.key)), damaged
+            damaged_files.append((path, error))
+    return sorted(records, key=lambda record: (record.started_at, record.key)), damaged_files
 
 
 def parse_record(path: Location, content: bytes) -> TrialRecord:

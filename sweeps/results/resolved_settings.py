@@ -9,7 +9,7 @@ from typing import Any
 from lopt.config import TrialConfig
 from sweeps.results.store import Store
 
-_RESOLVED = ("precision", "data_revision", "model_revision")
+_RESOLVED_FIELDS = ("precision", "data_revision", "model_revision")
 
 
 class ResolvedSettings:
@@ -22,7 +22,7 @@ class ResolvedSettings:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._finished_configs: list[dict[str, Any]] = []  # configurations of the run's records
-        self._resolved: dict[tuple[str, str, str], dict[str, Any]] = {}  # by `_resolution_key`
+        self._resolved_by_key: dict[tuple[str, str, str], dict[str, Any]] = {}  # by `_resolution_key`
         self._former_defaults: Mapping[str, Any] = {}
 
     def keep_former_defaults(self, former_defaults: Mapping[str, Any]) -> None:
@@ -30,41 +30,44 @@ class ResolvedSettings:
         self._former_defaults = former_defaults
 
     def with_run_precision(self, configs: Sequence[TrialConfig]) -> list[TrialConfig]:
-        """Return the configurations as they are to be prepared: precision "auto" becomes that of the run's trials.
+        """Return the configurations as they are to be prepared: "auto" becomes the precision of the run's trials.
 
         Otherwise this machine might choose another precision. "auto" stays if the run has no trial with this backbone
-        and task yet, or if its trials differ in precision.
+        and task yet, or if those trials differ in precision.
         """
-        precisions: dict[tuple[str, str], set[str]] = {}
+        precisions_by_pair: dict[tuple[str, str], set[str]] = {}
         self._finished_configs = [record.config for record in self._store.records()]
-        interrupted = (config.to_dict() for config, _ in self._store.interrupted_trials())
-        for values in (*self._finished_configs, *interrupted):
-            precisions.setdefault((values["backbone"], values["task"]), set()).add(values["precision"])
-        run_precision = {pair: next(iter(values)) for pair, values in precisions.items() if len(values) == 1}
+        interrupted_configs = (config.to_dict() for config, _ in self._store.interrupted_trials())
+        for values in (*self._finished_configs, *interrupted_configs):
+            precisions_by_pair.setdefault((values["backbone"], values["task"]), set()).add(values["precision"])
+        precision_by_pair = {
+            pair: next(iter(precisions)) for pair, precisions in precisions_by_pair.items() if len(precisions) == 1
+        }
         return [
-            config.replace(precision=run_precision.get((config.backbone, config.task), "auto"))
+            config.replace(precision=precision_by_pair.get((config.backbone, config.task), "auto"))
             if config.precision == "auto"
             else config
             for config in configs
         ]
 
-    def add(self, configs: Sequence[TrialConfig], resolved: Sequence[Mapping[str, Any]]) -> None:
+    def add(self, configs: Sequence[TrialConfig], resolved_configs: Sequence[Mapping[str, Any]]) -> None:
         """Remember what each configuration became on a machine that runs trials. Call `with_run_precision` first.
 
         Raises:
             ValueError: Trials of the run have another precision, other data or other weights.
         """
-        for config, values in zip(configs, resolved, strict=True):
-            self._resolved[_resolution_key(config)] = {name: values[name] for name in _RESOLVED}
-        for finished in self._finished_configs:
-            pair = finished["backbone"], finished["task"]
-            comparable = [values for values in resolved if (values["backbone"], values["task"]) == pair]
-            for name in _RESOLVED:
-                if comparable and all(values[name] != finished[name] for values in comparable):
-                    title = name.replace("_", " ")
+        for config, values in zip(configs, resolved_configs, strict=True):
+            self._resolved_by_key[_resolution_key(config)] = {name: values[name] for name in _RESOLVED_FIELDS}
+        for finished_config in self._finished_configs:
+            pair = finished_config["backbone"], finished_config["task"]
+            comparable_configs = [values for values in resolved_configs if (values["backbone"], values["task"]) == pair]
+            for name in _RESOLVED_FIELDS:
+                if comparable_configs and all(values[name] != finished_config[name] for values in comparable_configs):
+                    field_title = name.replace("_", " ")
                     raise ValueError(
-                        f"run {self._store.run!r} holds trials of {title} {finished[name]}, but here it is "
-                        f"{comparable[0][name]}: give --name for a new run, or restore what the run began with"
+                        f"run {self._store.run!r} holds trials of {field_title} {finished_config[name]}, but here it "
+                        f"is {comparable_configs[0][name]}: give --name for a new run, or restore what the run "
+                        "began with"
                     )
 
     def __call__(self, config: TrialConfig) -> TrialConfig:
@@ -72,7 +75,7 @@ class ResolvedSettings:
         unset_names = {name for name, value in config.options.items() if value is None}
         former_defaults = {name: value for name, value in self._former_defaults.items() if name in unset_names}
         options = {**config.options, **former_defaults}
-        return config.replace(**self._resolved[_resolution_key(config)], options=options)
+        return config.replace(**self._resolved_by_key[_resolution_key(config)], options=options)
 
 
 def _resolution_key(config: TrialConfig) -> tuple[str, str, str]:

@@ -26,7 +26,7 @@ from sweeps.results.read_record import NEWER_VERSION_ADVICE
 
 # If one of these is in the folder, the run has begun.
 _RUN_FILES = {"manifest.json", "trials", "checkpoints", "artifacts", "predictions"}
-_VALID_NAME, _LONGEST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*"), 100
+_VALID_NAME, _MAX_NAME_LENGTH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*"), 100
 _Class = TypeVar("_Class", bound=type)
 
 
@@ -50,9 +50,9 @@ def raising_store_errors(cls: _Class) -> _Class:
 
         return call
 
-    for name, member in list(vars(cls).items()):
-        if callable(member) and not name.startswith("__"):
-            setattr(cls, name, wrap(member))
+    for name, attribute in list(vars(cls).items()):
+        if callable(attribute) and not name.startswith("__"):
+            setattr(cls, name, wrap(attribute))
     return cls
 
 
@@ -70,8 +70,8 @@ class RunFolder:
     """
 
     def __init__(self, out: str | Path, run: str) -> None:
-        if len(run) > _LONGEST_NAME:
-            raise ValueError(f"run name {run[:20] + '…'!r} has {len(run)} characters: give at most {_LONGEST_NAME}")
+        if len(run) > _MAX_NAME_LENGTH:
+            raise ValueError(f"run name {run[:20] + '…'!r} has {len(run)} characters: give at most {_MAX_NAME_LENGTH}")
         if not _VALID_NAME.fullmatch(run):
             raise ValueError(
                 f"run name {run!r} is not valid: give a letter or digit, and then letters, digits, '.', '_' and '-'"
@@ -189,12 +189,12 @@ class RunFolder:
     def write_prediction(self, prediction: Mapping[str, Any]) -> None:
         """Write the forecast of `sweeps.forecast.probe` for the rest of the run.
 
-        The time of the run so far is written, too. With it, the forecast can later be compared with the time that the
+        The time of the run so far is also written, so that the forecast can later be compared with the time that the
         rest really took.
         """
         elapsed_before_s = (self.manifest() or {}).get("elapsed_s", 0.0)
-        context = {"elapsed_before_s": elapsed_before_s, "made_at": now(), "provenance": provenance()}
-        write(self.folder / "probe.json", dumps({"prediction": dict(prediction), **context}).encode())
+        facts = {"elapsed_before_s": elapsed_before_s, "made_at": now(), "provenance": provenance()}
+        write(self.folder / "probe.json", dumps({"prediction": dict(prediction), **facts}).encode())
 
     def write_baselines(self, baselines: list[dict[str, Any]]) -> None:
         """Write the zero-shot and majority-class accuracy of each backbone and task."""
@@ -272,7 +272,7 @@ class RunFolder:
         return new_folder.name
 
     def put_back(self, aside_name: str) -> bool:
-        """Give a run that was put aside its old name, unless a new run has that name. Return whether it was renamed."""
+        """Give a run that was put aside its old name, unless a new run has that name. Return whether this was done."""
         if self.contains_run():
             return False
         with contextlib.suppress(OSError):

@@ -26,7 +26,8 @@ from sweeps.results.json_types import check_type
 from sweeps.results.read_record import DamagedRecordError, check_key, parse_record, read_records
 from sweeps.results.run_folder import RunFolder, raising_store_errors
 
-FINAL = ("complete", "stopped", "diverged")  # statuses of trials that do not run again; a failed trial may
+# Trials of these statuses do not run again. A failed trial can run again.
+FINAL_STATUSES = ("complete", "stopped", "diverged")
 
 
 @raising_store_errors
@@ -47,14 +48,16 @@ class Store(RunFolder):
 
         If two of them have the same name, neither is stored.
         """
-        folders_by_name: dict[tuple[str, str], set[str]] = {}
+        folders_by_field_and_name: dict[tuple[str, str], set[str]] = {}
         for config in configs:
             for field in ("task", "backbone"):
                 folder = getattr(config, field)
                 if Path(folder).is_absolute():
-                    folders_by_name.setdefault((field, folder_name(folder)), set()).add(folder)
+                    folders_by_field_and_name.setdefault((field, folder_name(folder)), set()).add(folder)
         self.current_folders = {
-            name: next(iter(folders)) for name, folders in folders_by_name.items() if len(folders) == 1
+            field_and_name: next(iter(folders))
+            for field_and_name, folders in folders_by_field_and_name.items()
+            if len(folders) == 1
         }
 
     def _with_current_folders(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,6 +70,7 @@ class Store(RunFolder):
         return {**values, **folders}
 
     def _relocate(self, record: TrialRecord) -> TrialRecord:
+        """Return the record with the current folders of its task and backbone."""
         return replace(record, config=self._with_current_folders(record.config)) if self.current_folders else record
 
     # --- records -----------------------------------------------------------------------------------------------
@@ -82,18 +86,18 @@ class Store(RunFolder):
     def write(self, record: TrialRecord, predictions: Predictions | None = None) -> None:
         """Write the predictions and then the record of a trial that has ended, and remove its checkpoints.
 
-        The record is written last, so that if it exists, all files do. A failed trial keeps its checkpoint, from which
-        it goes on when it is tried again.
+        The record is written last, so that all other files exist if it does. A failed trial keeps its checkpoint, and
+        goes on from there when it is tried again.
 
-        A record with a status in `FINAL` is not replaced, because a process that was taken for dead may finish the
-        trial after another process has finished it.
+        A record with a status in `FINAL_STATUSES` is not replaced, because a process that was taken for dead may finish
+        the trial after another process has finished it.
         """
         earlier_record = self.read(record.key)
-        if earlier_record is None or earlier_record.status not in FINAL:
+        if earlier_record is None or earlier_record.status not in FINAL_STATUSES:
             if predictions is not None:
                 self._write_predictions(record.key, predictions)
             write(self.path(record.key), dumps(record.to_dict()).encode())
-        if record.status in FINAL:
+        if record.status in FINAL_STATUSES:
             self.drop_checkpoints(record.key)
 
     def write_moved(self, records: Iterable[TrialRecord]) -> None:
@@ -139,8 +143,8 @@ class Store(RunFolder):
         Raises:
             ValueError: A record was written by a newer version of this program. In this case no file is changed.
         """
-        records, damaged = read_records(self.folder / "trials")
-        for path, error in damaged:
+        records, damaged_files = read_records(self.folder / "trials")
+        for path, error in damaged_files:
             path.rename(path.with_name(path.name + ".damaged"))
             print(f"{path} is damaged ({error}); renamed to {path.name}.damaged, and its trial runs again", flush=True)
         return [self._relocate(record) for record in records]
@@ -153,8 +157,8 @@ class Store(RunFolder):
         Raises:
             ValueError: A record was written by a newer version of this program.
         """
-        records, damaged = read_records(self.folder / "trials")
-        for path, error in damaged:
+        records, damaged_files = read_records(self.folder / "trials")
+        for path, error in damaged_files:
             print(f"{path} is damaged ({error}); left out", flush=True)
         return [self._relocate(record) for record in records]
 
@@ -185,8 +189,8 @@ class Store(RunFolder):
         import pyarrow
         import pyarrow.parquet
 
-        classes = range(predictions.logits.shape[1])
-        logits = {f"logit_{class_index}": predictions.logits[:, class_index] for class_index in classes}
+        class_indices = range(predictions.logits.shape[1])
+        logits = {f"logit_{class_index}": predictions.logits[:, class_index] for class_index in class_indices}
         table = pyarrow.table(
             {
                 "example_id": predictions.example_ids,
@@ -222,15 +226,15 @@ class Store(RunFolder):
 
         They are sorted by key. Damaged checkpoints are left out.
         """
-        interrupted = []
-        for _, path in sorted(checkpoint_file.newest(self.checkpoints).items()):
+        interrupted_trials = []
+        for _, path in sorted(checkpoint_file.newest_paths(self.checkpoints).items()):
             with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
                 description = checkpoint.read_description(path)
                 values = check_type("the configuration", description["config"], dict)
                 config = TrialConfig.from_dict(self._with_current_folders(values))
                 if description["phase"] == "search" and not self.path(config.key).exists():
-                    interrupted.append((config, check_type("`cell`", description["cell"], str)))
-        return interrupted
+                    interrupted_trials.append((config, check_type("`cell`", description["cell"], str)))
+        return interrupted_trials
 
     def clear_checkpoints(self, *, complete: bool) -> None:
         """At the end of a command, remove all checkpoints if the sweep is complete and no trial has failed.

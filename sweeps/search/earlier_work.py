@@ -15,8 +15,8 @@ from lopt import methods
 from lopt.config import TrialConfig, folder_name
 from lopt.errors import one_line
 from lopt.records import TrialRecord
-from sweeps.results.store import FINAL, Store
-from sweeps.space import NAME_DEFAULTS, Cell, Space, without_paths
+from sweeps.results.store import FINAL_STATUSES, Store
+from sweeps.space import PLUGIN_DEFAULTS, Cell, Space, without_paths
 
 # These may change between the commands of a run, because they only decide which trials there are. All other settings of
 # a space decide how a trial is trained and judged.
@@ -80,7 +80,7 @@ def read_earlier_work(store: Store, space: Space) -> EarlierWork:
     changes = space_changes(store, space)
     records = store.records()
     check_moved_folders(store, records)
-    finished_records = [record for record in records if record.status in FINAL]
+    finished_records = [record for record in records if record.status in FINAL_STATUSES]
     failed_records = [record for record in records if record.status == "failed"]
     misfit_count_by_reason = Counter[str]()
     if changes or store.left_out_keys():
@@ -119,7 +119,7 @@ def space_changes(store: Store, space: Space) -> list[str]:
     if manifest is None or manifest.get("identity") == space.identity():
         return []
     space_dicts = manifest.get("space", {}), json.loads(json.dumps(space.to_dict()))
-    old_settings, new_settings = ({**NAME_DEFAULTS, **without_paths(space_dict)} for space_dict in space_dicts)
+    old_settings, new_settings = ({**PLUGIN_DEFAULTS, **without_paths(space_dict)} for space_dict in space_dicts)
     changes = _differences(old_settings, new_settings)
     fixed_names = [name for name in new_settings if name not in _CHANGEABLE_SETTINGS]
     is_comparable = all(old_settings.get(name) == new_settings[name] for name in fixed_names)

@@ -8,7 +8,7 @@ from pathlib import Path
 from lopt.config import TrialConfig, key_of
 from lopt.errors import one_line
 from lopt.records import TrialRecord
-from sweeps.results.store import FINAL, Store
+from sweeps.results.store import FINAL_STATUSES, Store
 from sweeps.space import Cell, Space, point_of
 
 # For each field of TrialConfig that may be a folder, the field with the revision of its content.
@@ -30,13 +30,12 @@ class OtherRuns:
     def __init__(self, store: Store, runs: Sequence[str]) -> None:
         self._store = store
         self._record_and_store_by_key: dict[str, tuple[TrialRecord, Store]] = {}
-        self._original_key_by_key: dict[
-            str, str
-        ] = {}  # a trial's key in its own run, by its key here; only if they differ
+        # A trial's key in its own run, by its key here; only if they differ.
+        self._original_key_by_key: dict[str, str] = {}
         self._reused_count_by_run: Counter[str] = Counter()  # number of reused trials, by the name of their run
         for other_store, records in _read_runs(store, runs):
             for record in records:
-                if record.status in FINAL:
+                if record.status in FINAL_STATUSES:
                     self._record_and_store_by_key.setdefault(record.key, (record, other_store))
 
     def announce(self, trial_count: int) -> None:

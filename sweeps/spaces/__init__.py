@@ -1,4 +1,4 @@
-"""Spaces, one module each. The first lines of a module give its command, its duration and its result."""
+"""The built-in spaces, one in each module. The first lines of a module give its command, duration and results."""
 
 import importlib.util
 import os

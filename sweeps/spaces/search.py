@@ -42,16 +42,16 @@ def _paper_point(method: Method, max_length: int) -> dict[str, Any]:
 
 def _grid(max_length: int, axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]:
     all_methods = methods.in_order()
-    names = tuple(method.name for method in all_methods if method.paper is not None)
-    search: dict[str, Range] = {"method": Choice(names)}
+    method_names = tuple(method.name for method in all_methods if method.paper is not None)
+    search: dict[str, Range] = {"method": Choice(method_names)}
     for method in all_methods:
         search |= _method_ranges(method, max_length)
-    first = tuple(_paper_point(method, max_length) for method in all_methods)
-    return (Cell(name="search", search=search, first=first),)
+    first_points = tuple(_paper_point(method, max_length) for method in all_methods)
+    return (Cell(name="search", search=search, first=first_points),)
 
 
 def build(profile: str) -> Space:
-    demo = profile == "demo"
+    is_demo = profile == "demo"
     ablation_space = ablation.build(profile)
     return replace(
         ablation_space,
@@ -59,8 +59,8 @@ def build(profile: str) -> Space:
         title="Free search over method, length, rank and learning rates",
         base={name: value for name, value in ablation_space.base.items() if name != "optimizer"},
         axes={},
-        grid=lambda axes: _grid(40 if demo else 100, axes),
-        trials=40 if demo else 200,
+        grid=lambda axes: _grid(40 if is_demo else 100, axes),
+        trials=40 if is_demo else 200,
         by_size=True,
     )
 

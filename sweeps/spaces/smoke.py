@@ -3,7 +3,7 @@ nothing about prompts.
 
     python sweeps/run.py --space smoke
 
-Three cells with fixed lengths and ranks, as in a table. Each has 3 search trials and one confirm seed.
+There are three cells with fixed lengths and ranks, as in a table. Each has three search trials and one confirm trial.
 """
 
 from collections.abc import Mapping
@@ -24,13 +24,13 @@ _BASE = {
 def _grid(axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]:
     return tuple(
         Cell(
-            name=f"{method} n={n}" + (f" r={r}" if r else ""),
-            fixed={"method": method, "length": n, "rank": r},
+            name=f"{method} n={length}" + (f" r={rank}" if rank else ""),
+            fixed={"method": method, "length": length, "rank": rank},
             search={"learning_rate": Real(1e-3, 1.0, log=True)},
             first=({"learning_rate": 0.3},),
         )
-        for n in axes["length"]
-        for method, r in (("prompt_tuning", None), ("lopt1", 2), ("lopt2", 1))
+        for length in axes["length"]
+        for method, rank in (("prompt_tuning", None), ("lopt1", 2), ("lopt2", 1))
     )
 
 

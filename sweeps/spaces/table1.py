@@ -18,27 +18,27 @@ from sweeps.spaces import ablation
 _METHODS = (("prompt_tuning", None), ("lopt1", 2), ("lopt2", 2))
 
 
-def _grid(rates: Real, first: Mapping[str, Any], axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]:
+def _grid(rate_range: Real, first_point: Mapping[str, Any], axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]:
     cells = []
     for task in axes["task"]:
         for method, rank in _METHODS:
             fixed = {"method": method, "task": task, "length": 10, **({"rank": rank} if rank else {})}
             name = f"{task} {method} n=10" + (f" r={rank}" if rank else "")
-            cells.append(Cell(name=name, fixed=fixed, search={"learning_rate": rates}, first=(first,)))
+            cells.append(Cell(name=name, fixed=fixed, search={"learning_rate": rate_range}, first=(first_point,)))
     return tuple(cells)
 
 
 def build(profile: str) -> Space:
-    demo = profile == "demo"
+    is_demo = profile == "demo"
     ablation_space = ablation.build(profile)
-    rates = Real(0.01 if demo else 1e-3, 0.3 if demo else 1.0, log=True)
+    rate_range = Real(0.01 if is_demo else 1e-3, 0.3 if is_demo else 1.0, log=True)
     return replace(
         ablation_space,
         name="table1",
         title="LoPT-1 and LoPT-2 beside prompt tuning (Table 1)",
         base={name: value for name, value in ablation_space.base.items() if name != "task"},
-        axes={"task": ("movie_snippets",) if demo else ("sst2", "ag_news")},
-        grid=lambda axes: _grid(rates, {"learning_rate": 0.15 if demo else 0.3}, axes),
+        axes={"task": ("movie_snippets",) if is_demo else ("sst2", "ag_news")},
+        grid=lambda axes: _grid(rate_range, {"learning_rate": 0.15 if is_demo else 0.3}, axes),
     )
 
 

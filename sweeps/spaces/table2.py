@@ -6,8 +6,8 @@
 There is a cell for each of six methods on each of five tasks (one in the demo). Each cell has the paper's length and
 rank, and the same number of trials. The learning rates are searched, and the recipe of the method's own paper is tried
 first. On each task, DePT has the length and rank of its released run and tries the learning rates of that run first. It
-also has AdamW's eps from these runs. All methods of a task have the same steps and batch size, so that they have the
-same budget. Where DePT's released runs differ from that, the report says so.
+also has AdamW's eps from these runs. All methods of a task have the same steps and batch size, and therefore the same
+budget. Where DePT's released runs differ from that, the report says so.
 
 On RTE, BoolQ, WiC and CB, trials are selected on one half of the validation split, and the other half is reported, as
 in the published rows of fine-tuning, LoRA, prompt tuning and DePT. On CB, trials are selected by macro-F1, as in these
@@ -33,7 +33,7 @@ _SHAPES: dict[str, dict[str, Any]] = {
     "lopt2": {"length": 20, "rank": 5},
     "ulpt": {"length": 100, "rank": 16},  # not in the paper's table; add it with --set method=lopt1,ulpt
 }
-_ROWS = ("fine_tuning", "lora", "prompt_tuning", "dept", "lopt1", "lopt2")
+_METHODS = ("fine_tuning", "lora", "prompt_tuning", "dept", "lopt1", "lopt2")
 # DePT's released runs: length m, rank r, and the learning rates of the prompt and of the update.
 _DEPT_RUNS: dict[str, tuple[int, int, float, float]] = {
     "sst2": (60, 30, 0.3, 5e-4),
@@ -80,16 +80,16 @@ def _grid(axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]:
 
 
 def build(profile: str) -> Space:
-    demo = profile == "demo"
+    is_demo = profile == "demo"
     ablation_space = ablation.build(profile)
     return replace(
         ablation_space,
         name="table2",
         title="LoPT beside fine-tuning, LoRA, prompt tuning and DePT (Table 2)",
-        base=_DEMO if demo else _PAPER,
-        axes={"task": ("movie_snippets",) if demo else ("sst2", *_HALVED_TASKS), "method": _ROWS},
+        base=_DEMO if is_demo else _PAPER,
+        axes={"task": ("movie_snippets",) if is_demo else ("sst2", *_HALVED_TASKS), "method": _METHODS},
         grid=_grid,
-        grace_steps=ablation_space.grace_steps if demo else 2000,
+        grace_steps=ablation_space.grace_steps if is_demo else 2000,
     )
 
 

@@ -4,7 +4,7 @@ A trial that shares its backbone is trained by the worker of its device (`sweeps
 then only passes reports on and does not import torch. Every other trial is trained in its own process.
 
 Every report carries the record that the trial would have if it stopped there. Early stopping decides in another
-process, and can therefore write the record at once when it stops the trial.
+process. When it stops the trial, it can write this record at once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from lopt.failure import failed_record
 from lopt.records import TrialRecord, now
 from sweeps.results.run_folder import StoreError
-from sweeps.results.store import FINAL, Store
+from sweeps.results.store import FINAL_STATUSES, Store
 from sweeps.work.job import SCORE, STEP, Job, Report, overdue_message
 
 if TYPE_CHECKING:
@@ -39,18 +39,18 @@ class Execution:
         record: the record, as JSON.
         restored: whether the trial has just been restored from a checkpoint.
         note: something that the user should know, or "".
-        store_error: why results cannot be kept, or "". An error ends the sweep, and the trial does not count as failed.
+        store_error: why results cannot be kept, or "". Such an error ends the sweep, and the trial has not failed.
         device: on Ray only, the node and the GPU on which the trial trains.
 
     Attributes:
         trial: The trial, or None before `begin` and if it could not be set up.
-        ended: Whether nothing is left to train.
+        has_ended: Whether nothing is left to train.
     """
 
     def __init__(self, job: Job) -> None:
         self.config = job.config
         self.trial: Trial | None = None
-        self.ended = False
+        self.has_ended = False
         self._phase, self._cell_and_stratum = job.phase, {"cell": job.cell, "stratum": job.stratum}
         self._limit_s = job.limit_s or math.inf
         self._store, self._started_at, self._note = Store(job.out, job.run), now(), ""
@@ -74,8 +74,8 @@ class Execution:
             earlier_record = self._store.read(self.config.key)
         except StoreError as error:
             return self._report_store_error(error)
-        # A failed record of an earlier command is set aside before the trial starts, so this one is from this command.
-        if earlier_record is not None and earlier_record.status in (*FINAL, "failed"):
+        # A failed record of an earlier command is set aside before the trial starts. So this record is of this command.
+        if earlier_record is not None and earlier_record.status in (*FINAL_STATUSES, "failed"):
             return self._new_report(earlier_record, earlier_record.status)
         try:
             self.trial = Trial(self.config, phase=self._phase)
@@ -102,7 +102,7 @@ class Execution:
     def report(self, outcome: Outcome) -> Report:
         """Write the files that belong to a training outcome, and return its report.
 
-        At the end of the trial these are its artifact and record; at an earlier evaluation, a checkpoint.
+        At the end of the trial, the files are its artifact and record. At an earlier evaluation, it is a checkpoint.
         """
         trial = self.trial
         assert trial is not None
@@ -125,18 +125,19 @@ class Execution:
 
     def save(self) -> None:
         """Write a checkpoint at the current step, because the trial is about to be cut off."""
-        if self.trial is not None and not self.ended and not self.trial.is_over:
+        if self.trial is not None and not self.has_ended and not self.trial.is_over:
             self._write_checkpoint(self.trial)
 
     def fail(self, error: BaseException) -> Report:
         """Write the record of a trial that failed with `error`, and return its report."""
         if self.trial is not None:
             return self._write_and_report(self.trial.failure_record(error, **self._cell_and_stratum))
-        return self._write_and_report(self._failed_record(error))
+        return self._write_and_report(self._make_failed_record(error))
 
-    def _failed_record(self, error: BaseException) -> TrialRecord:
-        start = {"phase": self._phase, "started_at": self._started_at}
-        return failed_record(self.config, error, **start, **self._cell_and_stratum)
+    def _make_failed_record(self, error: BaseException) -> TrialRecord:
+        return failed_record(
+            self.config, error, phase=self._phase, started_at=self._started_at, **self._cell_and_stratum
+        )
 
     def _write_checkpoint(self, trial: Trial) -> None:
         self._store.write_checkpoint(self.key, trial.step, trial.to_checkpoint(cell=self._cell_and_stratum["cell"]))
@@ -152,16 +153,16 @@ class Execution:
 
     def _report_store_error(self, error: OSError) -> Report:
         """Return the report of a trial whose results cannot be kept; whoever reads it ends the sweep."""
-        return self._new_report(self._failed_record(error), "running", store_error=str(error))
+        return self._new_report(self._make_failed_record(error), "running", store_error=str(error))
 
     def _new_report(self, record: TrialRecord, status: str, *, restored: bool = False, store_error: str = "") -> Report:
-        self.ended = status != "running"
+        self.has_ended = status != "running"
         note, self._note = self._note, ""
         # A trial that was saved between two evaluations is restored with the results of the earlier one.
         evaluated_step = record.evaluations[-1].step if record.evaluations else 0
         return {
             "status": status,
-            STEP: record.steps if self.ended else evaluated_step,
+            STEP: record.steps if self.has_ended else evaluated_step,
             SCORE: record.selection_score or 0.0,
             "record": json.dumps(record.to_dict()),  # a string, because Ray flattens nested results
             "restored": restored,
@@ -183,14 +184,14 @@ def train_and_report(execution: Execution) -> Iterator[Report]:
     report = execution.begin()
     if report is not None:
         yield report
-    if execution.ended or execution.trial is None:
+    if execution.has_ended or execution.trial is None:
         return
     outcome: Outcome = None
     try:
         for evaluation in execution.trial:
             if not execution.trial.is_over:
                 yield execution.report(evaluation)
-                if execution.ended:
+                if execution.has_ended:
                     return
     except Exception as error:
         outcome = error

@@ -1,4 +1,4 @@
-"""A job: one trial as it is sent to the process that trains it. Also two keys of its reports."""
+"""A job, which is one trial as it is sent to the process that trains it, and two keys of its reports."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Job:
         cell, stratum: The names of the trial's cell and stratum.
         out, run: The location of all runs, and the name of the run.
         shares_backbone: Whether the trial shares its backbone with other trials on its device.
-        pack_size: At most this many trials share a backbone on a device.
-        threads: Number of processor threads. If it is None, PyTorch chooses it.
-        limit_s: A trial that takes longer than this fails at its next evaluation. If it is None, there is no limit.
+        pack_size: The largest number of trials that share a backbone on a device.
+        threads: Number of processor threads. If it is None, PyTorch chooses the number.
+        limit_s: Time limit in seconds. A trial that takes longer fails at its next evaluation. None means no limit.
     """
 
     config: TrialConfig
@@ -66,6 +66,10 @@ class Job:
         return f"{self.phase} {name}, lr {config.learning_rate:.3g}"
 
 
-def overdue_message(limit_s: float, where: str) -> str:
-    """Return the error message of a trial beyond its time limit. `where` is how far it had come ("was at step 4")."""
-    return f"it took longer than {limit_s:,.0f} s (--max-trial-time), and {where}"
+def overdue_message(limit_s: float, how_far: str) -> str:
+    """Return the error message of a trial that has exceeded its time limit.
+
+    Args:
+        how_far: How far the trial had come, such as "was at step 4".
+    """
+    return f"it took longer than {limit_s:,.0f} s (--max-trial-time), and {how_far}"

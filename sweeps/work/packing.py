@@ -1,8 +1,8 @@
 """How many trials are packed on a device, to train together in the same passes.
 
 A pack has about as many trials as fill one pass that uses the device well. If they do not fit into the GPU's free
-memory, it has fewer. How many tokens they have, and what fits, is measured where the trials will run. The trials of the
-search are divided evenly into packs, so that none is left to train by itself.
+memory, it has fewer. The tokens of a trial and the free memory are measured where the trials will run. The search
+trials are divided evenly into packs, so that none is left to train by itself.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MAX_PACK_SIZE = 16
 _MEMORY_SHARE = 0.8  # the part of the free memory that trials may take
 
 
-def trials_to_pack(
+def choose_pack_size(
     step_tokens: float, pass_tokens: float, memory_tokens: float = math.inf, trials_per_device: float = math.inf
 ) -> int:
     """Return how many trials train together: about as many as fill a pass, and not more than fit into memory.
@@ -47,16 +47,16 @@ def tokens_per_step(backbone: Backbone, config: TrialConfig, data: TaskData) -> 
     """Return how many tokens an average batch of one trial has, as the backbone counts them."""
     soft_prompt = methods.get(config.method).begin(backbone, config).soft_prompt()
     assert soft_prompt is not None
-    lengths, counts = np.unique(data.train.lengths, return_counts=True)
-    token_counts = [backbone.row_tokens(soft_prompt, int(length)) for length in lengths]
-    return min(config.batch_size, len(data.train)) * float(np.average(token_counts, weights=counts))
+    text_lengths, text_counts = np.unique(data.train.lengths, return_counts=True)
+    token_counts = [backbone.row_tokens(soft_prompt, int(text_length)) for text_length in text_lengths]
+    return min(config.batch_size, len(data.train)) * float(np.average(token_counts, weights=text_counts))
 
 
-def tokens_in_memory(backbone: Backbone, data: TaskData, length: int) -> float:
+def tokens_in_memory(backbone: Backbone, data: TaskData, prompt_length: int) -> float:
     """Return how many tokens fit into one forward and backward pass on the backbone's device.
 
-    This is measured in one pass over the longest training texts (eight at most), with a prompt of `length` tokens in
-    front of each. On a CPU no limit is known, and the result is infinity.
+    This is measured in one pass over the longest training texts (eight at most), with a prompt of `prompt_length`
+    tokens in front of each. On a CPU no limit is known, and the result is infinity.
     """
     import torch
 
@@ -66,12 +66,12 @@ def tokens_in_memory(backbone: Backbone, data: TaskData, length: int) -> float:
     if backbone.device.type != "cuda":
         return math.inf
     ids_BT, lengths_B, _ = collate(data.train, data.train.lengths.argsort()[-8:], backbone.pad_id)
-    prompt = torch.zeros(length, backbone.width, device=backbone.device, requires_grad=True)
+    prompt_PH = torch.zeros(prompt_length, backbone.width, device=backbone.device, requires_grad=True)
     label_ids = torch.arange(2, device=backbone.device)
     torch.cuda.reset_peak_memory_stats(backbone.device)
-    allocated_before = torch.cuda.memory_allocated(backbone.device)
-    backbone.label_logits(SoftPrompt(prompt=prompt), ids_BT, lengths_B, label_ids).sum().backward()
-    token_count = len(ids_BT) * (length + ids_BT.shape[1])
-    bytes_per_token = (torch.cuda.max_memory_allocated(backbone.device) - allocated_before) / token_count
+    bytes_before = torch.cuda.memory_allocated(backbone.device)
+    backbone.label_logits(SoftPrompt(prompt=prompt_PH), ids_BT, lengths_B, label_ids).sum().backward()
+    token_count = len(ids_BT) * (prompt_length + ids_BT.shape[1])
+    bytes_per_token = (torch.cuda.max_memory_allocated(backbone.device) - bytes_before) / token_count
     free_bytes, _ = torch.cuda.mem_get_info(backbone.device)
     return _MEMORY_SHARE * free_bytes / max(1.0, bytes_per_token)

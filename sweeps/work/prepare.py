@@ -28,7 +28,7 @@ def prepare(
         trials_per_device: How many trials each device will train; infinity if this is not known.
 
     Returns:
-        If a check fails, only "error": what is wrong, in one line. Otherwise
+        If a check fails, only "error": what is wrong, in one line. Otherwise these entries:
         "configs": the resolved configurations;
         "pack_size": how many trials should share a backbone here;
         "baselines": the zero-shot baselines;
@@ -40,14 +40,14 @@ def prepare(
     from lopt.resolve import resolve
 
     set_threads(threads)
-    resolved: list[TrialConfig] = []
+    resolved_configs: list[TrialConfig] = []
     baselines: list[dict[str, Any]] = []
     problems: list[str] = []
-    step_tokens: list[float] = []
+    step_token_counts: list[float] = []
     pass_tokens, memory_tokens = 0, math.inf
     try:
-        for values in configs:
-            config = resolve(TrialConfig.from_dict(values))
+        for config_values in configs:
+            config = resolve(TrialConfig.from_dict(config_values))
             method = methods.get(config.method)
             method.require()
             backbone = backbones.load(config.backbone, method.weights_precision(config.precision))
@@ -55,9 +55,9 @@ def prepare(
             if config.dropout:
                 backbone.with_dropout(config.dropout)
             task_data = data.prepare(config, backbone)
-            resolved.append(config)
+            resolved_configs.append(config)
             if config.shares_backbone:
-                step_tokens.append(packing.tokens_per_step(backbone, config, task_data))
+                step_token_counts.append(packing.tokens_per_step(backbone, config, task_data))
                 pass_tokens = MAX_PASS_TOKENS_BY_DEVICE[backbone.device.type]
                 fitting_tokens = packing.tokens_in_memory(backbone, task_data, config.length or 0)
                 memory_tokens = min(memory_tokens, fitting_tokens)
@@ -65,15 +65,15 @@ def prepare(
         return {"error": one_line(error)}
     for index in baseline_indices:
         try:
-            baselines.append(measure_baselines(resolved[index]))
+            baselines.append(measure_baselines(resolved_configs[index]))
         except Exception as error:  # a missing baseline stops neither the trials nor the report
             problems.append(f"{type(error).__name__}: {error}")
     pack_size = 1
-    if step_tokens:
-        mean_step_tokens = sum(step_tokens) / len(step_tokens)
-        pack_size = packing.trials_to_pack(mean_step_tokens, pass_tokens, memory_tokens, trials_per_device)
+    if step_token_counts:
+        mean_step_tokens = sum(step_token_counts) / len(step_token_counts)
+        pack_size = packing.choose_pack_size(mean_step_tokens, pass_tokens, memory_tokens, trials_per_device)
     return {
-        "configs": [config.to_dict() for config in resolved],
+        "configs": [config.to_dict() for config in resolved_configs],
         "pack_size": pack_size,
         "baselines": baselines,
         "problems": problems,

@@ -33,7 +33,7 @@ def release_memory() -> None:
     from lopt import memory
 
     memory.release_unused()
-    with contextlib.suppress(OSError, AttributeError):  # another C library
+    with contextlib.suppress(OSError, AttributeError):  # the C library is not glibc
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
@@ -48,7 +48,7 @@ def end_process_when_overdue(execution: Execution, limit_s: float | None) -> Ite
         return
 
     def end_process(limit_s: float) -> None:
-        if execution.trial is not None and execution.trial.is_over:  # it is being scored, which has no time limit
+        if execution.trial is not None and execution.trial.is_over:  # scoring has no time limit
             return
         step = execution.trial.step if execution.trial else 0
         execution.fail(TimeoutError(overdue_message(limit_s, f"hung at step {step:,}")))

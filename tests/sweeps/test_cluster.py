@@ -11,7 +11,7 @@ from sweeps.on_ray.cluster import Machines, allocate, read_machines
 
 
 def test_what_a_trial_reserves():
-    one_node = Machines(gpu_count=0, cpu_count=8, node_count=1, cpus_per_node=8, on_demand=False)
+    one_node = Machines(gpu_count=0, cpu_count=8, node_count=1, cpus_per_node=8, may_grow=False)
     allocation = allocate(one_node, 6)
     assert (allocation.shared_resources, allocation.solo_resources, allocation.concurrent_count) == (
         {"cpu": 1.3333},
@@ -22,14 +22,14 @@ def test_what_a_trial_reserves():
     assert allocate(one_node, 16).concurrent_count == 16
     limited = allocate(one_node, 6, max_concurrent=2)
     assert (limited.solo_resources, limited.concurrent_count, limited.solo_threads) == ({"cpu": 4.0}, 2, 4)
-    two_gpus = Machines(gpu_count=2, cpu_count=16, node_count=2, cpus_per_node=8, on_demand=False)
+    two_gpus = Machines(gpu_count=2, cpu_count=16, node_count=2, cpus_per_node=8, may_grow=False)
     allocation = allocate(two_gpus, 6)
     assert (allocation.shared_resources, allocation.solo_resources) == ({"gpu": 0.1666}, {"cpu": 1.0, "gpu": 1.0})
     assert (allocation.concurrent_count, allocation.solo_threads, allocation.shared_threads) == (12, None, None)
     assert allocate(two_gpus, 4, trials_per_gpu=4).solo_resources == {"cpu": 1.0, "gpu": 0.25}
-    two_nodes = Machines(gpu_count=0, cpu_count=4, node_count=2, cpus_per_node=2, on_demand=True)
+    two_nodes = Machines(gpu_count=0, cpu_count=4, node_count=2, cpus_per_node=2, may_grow=True)
     assert allocate(two_nodes, 4, max_concurrent=1).solo_resources == {"cpu": 2.0}, "no more than a node has"
-    no_workers_yet = allocate(Machines(gpu_count=0, cpu_count=0, node_count=1, cpus_per_node=1, on_demand=True), 4)
+    no_workers_yet = allocate(Machines(gpu_count=0, cpu_count=0, node_count=1, cpus_per_node=1, may_grow=True), 4)
     assert (no_workers_yet.shared_resources, no_workers_yet.concurrent_count) == ({"gpu": 0.25}, 32)
 
 
@@ -39,12 +39,12 @@ def test_what_a_cluster_offers(monkeypatch):
 
     nodes = [node(CPU=8.0, GPU=2.0), node(CPU=4.0), node(alive=False, CPU=64.0), node()]
     machines = read_machines(nodes, max_gpu_hours=None)
-    assert machines == Machines(gpu_count=2, cpu_count=12, node_count=2, cpus_per_node=4, on_demand=False)
+    assert machines == Machines(gpu_count=2, cpu_count=12, node_count=2, cpus_per_node=4, may_grow=False)
     with pytest.raises(ValueError, match="--max-gpu-hours"):
         read_machines([node(CPU=2.0)], max_gpu_hours=1.0)
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     machines = read_machines([node()], max_gpu_hours=1.0)
-    assert machines == Machines(gpu_count=0, cpu_count=0, node_count=1, cpus_per_node=1, on_demand=True)
+    assert machines == Machines(gpu_count=0, cpu_count=0, node_count=1, cpus_per_node=1, may_grow=True)
 
 
 def test_ray_gets_a_token_if_it_cannot_keep_one_in_the_home_folder(tmp_path, monkeypatch):

@@ -93,12 +93,12 @@ def test_a_lease_that_is_not_renewed_is_taken_and_its_holder_notices(url, monkey
 def test_two_commands_that_create_the_same_number_notice_it(monkeypatch):
     """On a file system without an exclusive create, both find no lease, write one, and read their own."""
     folder, time = location(f"memory://{uuid.uuid4().hex}") / "run", FakeTime()
-    original = lock._Lease._read_highest
+    original = lock._Lease._read_highest_lease
     first_hold, second_hold = hold_run(folder, COMMAND, time.clock), hold_run(folder, COMMAND, time.clock)
     first_lease = first_hold.__enter__()
     with monkeypatch.context() as patch:
         empty = iter([(0, b"")])
-        patch.setattr(lock._Lease, "_read_highest", lambda self: next(empty, None) or original(self))
+        patch.setattr(lock._Lease, "_read_highest_lease", lambda self: next(empty, None) or original(self))
         patch.setattr(RemoteLocation, "create", RemoteLocation.write_bytes)
         second_lease = second_hold.__enter__()
     assert first_lease._number == second_lease._number
@@ -127,7 +127,7 @@ def test_a_lease_is_kept_when_the_storage_fails_for_a_moment(url, short_lease, m
     folder = location(url) / "run"
     with hold_run(folder, COMMAND) as lease:
         with monkeypatch.context() as patch:
-            patch.setattr(lease, "_read_highest", lambda: (_ for _ in ()).throw(OSError("away")))
+            patch.setattr(lease, "_read_highest_lease", lambda: (_ for _ in ()).throw(OSError("away")))
             threading.Event().wait(0.3)
         threading.Event().wait(0.3)
         assert lease.lost_reason() == ""

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from lopt.training import Trial
-from sweeps.work.packing import tokens_in_memory, tokens_per_step, trials_to_pack
+from sweeps.work.packing import choose_pack_size, tokens_in_memory, tokens_per_step
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from sweeps.work.packing import tokens_in_memory, tokens_per_step, trials_to_pac
     ],
 )
 def test_how_many_trials_fill_a_pass(step_tokens, pass_tokens, memory_tokens, pack_size):
-    assert trials_to_pack(step_tokens, pass_tokens, memory_tokens) == pack_size
+    assert choose_pack_size(step_tokens, pass_tokens, memory_tokens) == pack_size
 
 
 @pytest.mark.parametrize(
@@ -39,11 +39,11 @@ def test_how_many_trials_fill_a_pass(step_tokens, pass_tokens, memory_tokens, pa
     ],
 )
 def test_trials_are_divided_evenly(trials_per_device, pack_size):
-    assert trials_to_pack(200, 2048, trials_per_device=trials_per_device) == pack_size
+    assert choose_pack_size(200, 2048, trials_per_device=trials_per_device) == pack_size
 
 
 def test_dividing_evenly_takes_no_more_than_fit_into_memory():
-    assert trials_to_pack(200, 2048, memory_tokens=2300, trials_per_device=14) == 11
+    assert choose_pack_size(200, 2048, memory_tokens=2300, trials_per_device=14) == 11
 
 
 def test_the_tokens_of_a_step_are_those_that_the_backbone_computes(tiny):

@@ -248,7 +248,7 @@ def test_measurements_made_side_by_side_are_averaged():
         {"costs": [{"step_s": 1.0}, {"step_s": 3.0}], "spread": 0.1, "figures": [1], "hardware": {}},
         {"costs": [{"step_s": 2.0}, {"step_s": 5.0}], "spread": 0.2, "figures": [2], "hardware": {}},
     ]
-    assert resources._mean(parts) == {
+    assert resources._combine_measurements(parts) == {
         "costs": [{"step_s": 1.5}, {"step_s": 4.0}], "spread": 0.2, "figures": [1], "hardware": {}
     }  # fmt: skip
 

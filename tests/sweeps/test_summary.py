@@ -26,11 +26,11 @@ def test_a_winner_whose_confirm_trial_diverged_is_not_confirmed_by_that_of_an_ea
     for cell in space.cells:
         for phase in ("search", "confirm"):
             store.write(make_cell_record(space, cell, phase=phase))
-    assert summarise(make_plan(space), store, "complete", seconds=1)[1] == 0
+    assert summarise(make_plan(space), store, "complete", elapsed_s=1)[1] == 0
     first = space.cells[0]
     store.write(make_cell_record(space, first, accuracy=0.99, learning_rate=0.2))
     store.write(make_cell_record(space, first, "diverged", "confirm", learning_rate=0.2))
-    text, code = summarise(make_plan(space), store, "complete", seconds=1)
+    text, code = summarise(make_plan(space), store, "complete", elapsed_s=1)
     assert (code, f"no confirmed trial: {first.name}" in text) == (3, True)
 
 
@@ -44,8 +44,8 @@ def test_failures_are_grouped_however_the_sweep_has_ended(tmp_path, space, statu
         failed = make_cell_record(space, cell, "failed")
         object.__setattr__(failed, "error", {"type": "OSError", "message": f"no {number}", "traceback": ""})
         store.write(failed)
-    text, exit_code = summarise(make_plan(space), store, status, seconds=61)
-    text_of_fresh, _ = summarise(make_plan(space), store, status, seconds=61, fresh=True)
+    text, exit_code = summarise(make_plan(space), store, status, elapsed_s=61)
+    text_of_fresh, _ = summarise(make_plan(space), store, status, elapsed_s=61, fresh=True)
     assert "; the same command tries them again" in text
     assert "; the same command without --fresh tries them again" in text_of_fresh
     assert ("the same command continues" in text_of_fresh) is False

@@ -108,7 +108,7 @@ class Sweep:
 def test_a_sweep_runs_to_its_end_and_listeners_get_every_event():
     sweep = Sweep()
     sweep.run()
-    assert sweep.supervisor.is_idle and not sweep.supervisor.held_back_by_budget
+    assert sweep.supervisor.is_idle and not sweep.supervisor.is_held_back_by_budget
     assert len(sweep.store.records) == 12
     assert sweep.log.names() == ["started", "ended"] * 12
 
@@ -176,7 +176,7 @@ def test_a_trial_paused_at_a_budget_waits_and_has_not_failed(position, waiting):
     sweep.may_start = False
     sweep.supervisor.end(name, report)
     assert sweep.begin() is None
-    assert sweep.supervisor.is_idle and sweep.supervisor.held_back_by_budget
+    assert sweep.supervisor.is_idle and sweep.supervisor.is_held_back_by_budget
     assert sweep.queue.counts() == counts
     assert sweep.log.events[-1] == ("paused", job.key, report or {})
     sweep.may_start = True
@@ -184,7 +184,7 @@ def test_a_trial_paused_at_a_budget_waits_and_has_not_failed(position, waiting):
     started = [key for event, key, *_ in sweep.log.events if event == "started"]
     assert started.count(job.key) == 2, "the trial goes on once"
     assert len(sweep.store.records) == 12
-    assert not sweep.supervisor.held_back_by_budget
+    assert not sweep.supervisor.is_held_back_by_budget
 
 
 @pytest.mark.parametrize("position", [0, 4, 9, 10])
@@ -196,8 +196,8 @@ def test_a_trial_whose_process_died_before_it_began_comes_again_at_once(position
     name, job = sweep.begin()
     counts = sweep.queue.counts()
     for _ in range(3):
-        sweep.supervisor.died(name, None, begun=False)
-        sweep.supervisor.end(name, None, died=True)
+        sweep.supervisor.note_death(name, None, had_begun=False)
+        sweep.supervisor.end(name, None, has_died=True)
         assert sweep.log.events[-1] == ("requeued", job.key)
         name, same_job = sweep.begin()
         assert same_job.key == job.key
@@ -213,8 +213,8 @@ def test_a_trial_whose_process_died_has_failed(report):
     sweep = Sweep()
     name, job = sweep.begin()
     if report is None:
-        sweep.supervisor.died(name, MemoryError("no room"), begun=True)
-    sweep.supervisor.end(name, report, died=report is None)
+        sweep.supervisor.note_death(name, MemoryError("no room"), had_begun=True)
+    sweep.supervisor.end(name, report, has_died=report is None)
     record = sweep.store.records[job.key]
     assert (record.status, record.error["type"]) == ("failed", "RuntimeError")
     assert ("MemoryError: no room" in record.error["message"]) == (report is None)
