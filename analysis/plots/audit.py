@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import style
-from analysis.audit import beats_stratum, best_until, finished_trials_by_stratum, stratum_kind
+from analysis.audit import beats_stratum, best_score_until, finished_trials_by_stratum, stratum_kind
 from analysis.cells import Group
 from analysis.records import Trial, grouped
 from analysis.registry import Missing, PlotSpec, Row
@@ -52,7 +52,7 @@ def compute(group: Group) -> Info | Missing:
     points = []
     for stratum_trials in finished_trials_by_stratum(trials):
         for trial in stratum_trials:
-            if (early_accuracy := best_until(trial, rungs[0])) is None:
+            if (early_accuracy := best_score_until(trial, rungs[0])) is None:
                 continue
             accuracies = {"early_accuracy": early_accuracy, "final_accuracy": trial.selection_score or 0.0}
             is_audited = trial.audited_at is not None

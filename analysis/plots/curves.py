@@ -34,7 +34,9 @@ def compute(group: Group) -> Info[Trial] | Missing:
 def draw(info: Info[Trial]) -> Figure:
     methods = sorted_methods(trial.method for trial in info.rows)
     styles = style.level_styles(trial.rank for trial in info.rows if trial.is_confirmed)
-    figure, panels = style.panels(map(method_label, methods), height=3.4, legend=style.rank_handles(styles, lines=True))
+    figure, panels = style.panels(
+        map(method_label, methods), height=3.4, legend=style.rank_handles(styles, with_lines=True)
+    )
     for axes, method in zip(panels, methods, strict=True):
         trials = [trial for trial in info.rows if trial.method == method]
         for rank, (colour, _) in styles.items():

@@ -106,7 +106,9 @@ def draw(info: Info) -> Figure:
     handles = style.method_handles(method for method in methods if method not in without_length)
     dashed: dict[str, Any] = {"marker": "", "linestyle": (0, (4, 3)), "linewidth": 1.5}
     handles += style.method_handles((method for method in methods if method in without_length), **dashed)
-    figure, panels = style.panels([panel.name for panel in info.panels], height=3.2, legend=handles, shared=False)
+    figure, panels = style.panels(
+        [panel.name for panel in info.panels], height=3.2, legend=handles, shares_y_axis=False
+    )
     lengths = sorted({length for panel in info.panels for length in _lengths(panel)})
     for axes, panel in zip(panels, info.panels, strict=True):
         style.log2_axis(axes, lengths[0] / 1.25, lengths[-1] * 1.25, lengths)

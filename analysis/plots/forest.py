@@ -62,7 +62,7 @@ def draw(info: Info[Comparison]) -> Figure:
 
 
 def caption(info: Info[Comparison]) -> str:
-    full = info.rows[0].full
+    full = info.rows[0].full_cell
     text = (
         f"Prompts with far fewer parameters, compared with the full prompt ({full.label}) on {info.group.title}. Each "
         "point is the difference in test accuracy on the same examples; the bar is its 95 % interval over seeds and "

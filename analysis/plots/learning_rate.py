@@ -34,7 +34,7 @@ def draw(info: Info[Trial]) -> Figure:
     heights = [100 * trial.selection_score for trial in info.rows if trial.selection_score is not None]
     floor = min(heights) - max(2.0, 0.08 * (max(heights) - min(heights)))
     styles = style.level_styles(trial.rank for trial in info.rows)
-    handles = [*style.rank_handles(styles, lines=False), *_status_handles({trial.status for trial in info.rows})]
+    handles = [*style.rank_handles(styles, with_lines=False), *_status_handles({trial.status for trial in info.rows})]
     figure, panels = style.panels(map(method_label, methods), height=3.4, legend=handles)
     for axes, method in zip(panels, methods, strict=True):
         trials = [trial for trial in info.rows if trial.method == method]
@@ -53,7 +53,7 @@ def draw(info: Info[Trial]) -> Figure:
                 options: dict[str, Any] = {"mfc": fill, "mec": colour, "markersize": 5.5, "alpha": 0.85}
                 options["rasterized"] = len(points) > style.MOST_VECTOR_SHAPES
                 axes.plot(*coordinates, marker, linestyle="", zorder=3, **options)
-        style.log_axis(axes, min(rates) / 1.4, max(rates) * 1.4, roomy=len(methods) == 1)
+        style.log_axis(axes, min(rates) / 1.4, max(rates) * 1.4, is_roomy=len(methods) == 1)
         axes.set_ylim(floor - 1, min(100.5, max(heights) + 3))
         axes.set_xlabel("learning rate")
     style.y_label(panels, "held-out accuracy, %")

@@ -154,7 +154,9 @@ def _spread_points(axes: Axes, info: Info) -> list[float]:
     pixels = [float(axes.transData.transform((point.parameters, 0))[0]) for point in info.points]
     positions = [x * points_per_pixel for x in pixels]
     to_data = axes.transData.inverted()
-    return [float(to_data.transform((x / points_per_pixel, 0))[0]) for x in style.spread(positions, _LEAST_DISTANCE_PT)]
+    return [
+        float(to_data.transform((x / points_per_pixel, 0))[0]) for x in style.move_apart(positions, _LEAST_DISTANCE_PT)
+    ]
 
 
 def _label_points(info: Info, labels: Labels) -> None:

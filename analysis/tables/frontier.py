@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from analysis.cells import Cell, Group
-from analysis.frontier import DRAWS, draw_accuracies, frontier_shares, hypervolume, hypervolume_reference, pareto
+from analysis.frontier import DRAW_COUNT, draw_accuracies, frontier_shares, hypervolume, hypervolume_reference, pareto
 from analysis.registry import Missing, TableSpec
 from analysis.render import Column, Table, accuracy_column, count, interval, percent
 from analysis.stats import intervals_note
@@ -102,10 +102,10 @@ def render(info: Info) -> Table:
         ),
         notes=(
             "A star (*) marks a cell on the frontier of the mean accuracies. The last three columns say in what share "
-            f"of {DRAWS:,} random draws a cell is on the frontier. A draw takes seeds and test examples at random. (If "
-            "predictions are missing, it takes an accuracy from each cell's own interval.) The smallest cell is always "
-            "on the frontier, whatever its accuracy. A cell without a star has no row if all three shares are below "
-            f"{100 * _LEAST_SHARE:.0f} %.",
+            f"of {DRAW_COUNT:,} random draws a cell is on the frontier. A draw takes seeds and test examples at "
+            "random. (If predictions are missing, it takes an accuracy from each cell's own interval.) The smallest "
+            "cell is always on the frontier, whatever its accuracy. A cell without a star has no row if all three "
+            f"shares are below {100 * _LEAST_SHARE:.0f} %.",
             "The parameters of a prompt are counted in three ways. Training changes the trainable parameters. Stored "
             "parameters are those on disk; a frozen random matrix is not stored, because it is made again from its "
             "seed. Parameters at input are the numbers that the model gets as input. Which count matters depends on "

@@ -12,7 +12,7 @@ def compute(group: Group) -> Info[Comparison] | Missing:
 
 
 def render(info: Info[Comparison]) -> Table:
-    full, margin_pp = info.rows[0].full, 100 * info.group.margin
+    full, margin_pp = info.rows[0].full_cell, 100 * info.group.margin
     margin_text = f"{margin_pp:g} percentage point{'s' * (margin_pp != 1)}"
     return Table.from_rows(
         info.rows,

@@ -8,7 +8,7 @@ from analysis.cells import Cell, Group
 from analysis.methods import method_label
 from analysis.registry import Missing, TableSpec
 from analysis.render import INTERVAL_TITLE, Column, Table, count, parameters_column, percent
-from analysis.stats import interquartile
+from analysis.stats import interquartile_mean
 
 _LEAST_TASKS = 4  # with fewer tasks, a quarter of them is less than one, and the mean would leave out none
 
@@ -63,7 +63,7 @@ def _row(method: str, cells: Sequence[Cell]) -> Row:
     parameter_counts = [cell.trainable_parameters or 0 for cell in cells]
     return Row(
         method=method,
-        interquartile_mean=interquartile(estimates),
+        interquartile_mean=interquartile_mean(estimates),
         mean=fmean(estimate.mean for estimate in estimates),
         parameter_range=(min(parameter_counts), max(parameter_counts)),
         fewest_seeds=min(estimate.seeds for estimate in estimates),

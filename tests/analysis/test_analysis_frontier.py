@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from analysis.cells import Cell, groups
 from analysis.frontier import (
     best_within,
-    budgets,
     draw_accuracies,
     frontier_shares,
     hypervolume,
     hypervolume_reference,
     pareto,
+    round_budgets,
 )
 from analysis.load import load
 from analysis.notes import notes
@@ -47,10 +47,10 @@ def test_membership_is_the_share_of_draws_with_the_cell_on_their_front(data):
 
 @given(st.integers(1, 10**6), st.integers(0, 10**6))
 def test_budgets_are_round_and_span_the_sizes(smallest, more):
-    round_budgets = budgets(smallest, smallest + more)
-    assert round_budgets == sorted(set(round_budgets))
-    assert round_budgets[0] >= smallest and round_budgets[-1] >= smallest + more
-    assert all(str(budget)[0] in "125" and set(str(budget)[1:]) <= {"0"} for budget in round_budgets)
+    budgets = round_budgets(smallest, smallest + more)
+    assert budgets == sorted(set(budgets))
+    assert budgets[0] >= smallest and budgets[-1] >= smallest + more
+    assert all(str(budget)[0] in "125" and set(str(budget)[1:]) <= {"0"} for budget in budgets)
 
 
 def test_cells_and_trials_are_selected_by_the_metric_of_the_trials(store):
@@ -149,7 +149,7 @@ ACCURACIES = {("lopt1", 10, 1): 0.7, ("lopt1", 10, 2): 0.8, ("lopt1", 10, 5): 0.
 
 def test_shares_on_the_frontier(store):
     (group,) = groups(load([write_run(store, np.random.default_rng(0), ACCURACIES)]))
-    drawn_accuracies = draw_accuracies(group.confirmed_cells, draws=500)
+    drawn_accuracies = draw_accuracies(group.confirmed_cells, draw_count=500)
     assert drawn_accuracies.shape == (500, 4)
     expected = [cell.accuracy.mean for cell in group.confirmed_cells]
     np.testing.assert_allclose(drawn_accuracies.mean(0), expected, atol=0.01)
@@ -164,7 +164,7 @@ def test_without_predictions_accuracies_are_drawn_from_each_cells_interval(store
     for rank, accuracy in ((1, 0.8), (2, 0.81)):
         run.confirm("lopt1", 10, rank, accuracy)
     (group,) = groups(load([run.write()]))
-    drawn_accuracies = draw_accuracies(group.confirmed_cells, draws=4000)
+    drawn_accuracies = draw_accuracies(group.confirmed_cells, draw_count=4000)
     np.testing.assert_allclose(drawn_accuracies.mean(0), [0.8, 0.81], atol=0.003)
     half_width = (group.confirmed_cells[0].accuracy.high - group.confirmed_cells[0].accuracy.low) / 2
     assert drawn_accuracies[:, 0].std() == pytest.approx(half_width / 1.96, rel=0.1)

@@ -21,7 +21,7 @@ from analysis.plots.curves import curve
 from analysis.plots.importances import Importances
 from analysis.registry import Info, Missing, PlotSpec, TableSpec, scan
 from analysis.render import Table, csv
-from analysis.style import spread
+from analysis.style import move_apart
 from lopt import methods
 from tests.analysis.conftest import Store
 
@@ -61,8 +61,8 @@ def test_every_plot_keeps_the_contract(name, full, empty):
     assert isinstance(spec.info(empty), Missing) and spec.info(empty).reason
     info = spec.info(full)
     assert re.search(r"interval|error bars", spec.caption(info)), "a caption says what the error bars are"
-    files = style.files(spec.draw(info))
-    assert files == style.files(spec.draw(info)), "the files of two runs are the same"
+    files = style.figure_files(spec.draw(info))
+    assert files == style.figure_files(spec.draw(info)), "the files of two runs are the same"
     assert {*files} == {"svg", "pdf", "png"}
     svg = files["svg"].decode()
     assert "<dc:date>" not in svg
@@ -150,7 +150,7 @@ def test_names_with_special_characters_are_drawn(store):
 
 @given(st.lists(st.floats(-1000, 1000), max_size=12), st.floats(0.1, 50))
 def test_spread_moves_positions_apart_and_keeps_their_order(positions, gap):
-    moved = spread(positions, gap)
+    moved = move_apart(positions, gap)
     order = sorted(range(len(positions)), key=lambda i: (positions[i], i))
     assert all(right - left >= gap - 1e-6 for left, right in pairwise([moved[i] for i in order]))
     assert sum(moved) == pytest.approx(sum(positions), abs=1e-3)
@@ -237,7 +237,7 @@ def test_points_and_the_frontier_are_at_their_sizes(full):
 @given(st.lists(st.tuples(st.floats(1, 9), st.floats(1, 9)), min_size=2, max_size=14))
 @settings(max_examples=30, deadline=None)
 def test_labels_hide_no_label_and_no_marker(points):
-    with matplotlib.rc_context(style.RC):
+    with matplotlib.rc_context(style.RC_SETTINGS):
         axes = Figure(figsize=(7, 5)).add_axes((0.1, 0.1, 0.8, 0.8))
         axes.plot([0, 10], [0, 10])  # the limits are set by nothing else
         labels = Labels(axes)
