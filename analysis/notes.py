@@ -216,17 +216,17 @@ def _different_metrics_text(group: Group) -> str | None:
 
 def _selection_metric_text(group: Group) -> str | None:
     """Say by which metric trials are selected, unless it is accuracy for all of them."""
-    metric_names = sorted({METRICS.get(trial.metric, trial.metric) for trial in group.trials} - {METRICS["accuracy"]})
-    if not metric_names:
+    metrics = sorted({METRICS.get(trial.metric, trial.metric) for trial in group.trials} - {METRICS["accuracy"]})
+    if not metrics:
         return None
-    if any(trial.metric == "accuracy" for trial in group.trials) or len(metric_names) > 1:
+    if any(trial.metric == "accuracy" for trial in group.trials) or len(metrics) > 1:
         return (
-            f"For {group.title}, some trials are selected by {' or '.join(metric_names)} on the held-out data and "
+            f"For {group.title}, some trials are selected by {' or '.join(metrics)} on the held-out data and "
             f"others by another metric. These scores cannot be compared: {_SEPARATE_REPORTS}."
         )
     return (
-        f"For {group.title}, steps, trials and settings are selected by {metric_names[0]} on the held-out data. "
-        f"Wherever this page says held-out accuracy, read {metric_names[0]}. Test accuracy and optimism are plain accuracy."
+        f"For {group.title}, steps, trials and settings are selected by {metrics[0]} on the held-out data. "
+        f"Wherever this page says held-out accuracy, read {metrics[0]}. Test accuracy and optimism are plain accuracy."
     )
 
 

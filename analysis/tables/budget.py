@@ -30,13 +30,13 @@ def compute(group: Group) -> Info[Row] | Missing:
         trial = cell.best_trial if cell else None
         if cell is None or trial is None or (rows and rows[-1].cell is cell):
             continue  # a larger budget that leads to the same cell needs no row
-        path = f"{trial.run}/artifacts/{trial.key}"
+        artifact_path = f"{trial.run}/artifacts/{trial.key}"
         rows.append(
             Row(
                 budget=budget,
                 cell=cell,
                 trial_key=trial.key,
-                load_line=f"load_prompt({json.dumps(path, ensure_ascii=False)})",
+                load_line=f"load_prompt({json.dumps(artifact_path, ensure_ascii=False)})",
                 has_artifact=(location(trial.run) / "artifacts" / trial.key).is_dir(),
             )
         )

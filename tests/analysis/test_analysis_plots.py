@@ -17,7 +17,7 @@ from analysis import published, style
 from analysis.cells import groups
 from analysis.labels import MARKER_COST, Labels
 from analysis.load import load
-from analysis.plots.curves import curve
+from analysis.plots.curves import learning_curve
 from analysis.plots.importances import Importances
 from analysis.registry import Info, Missing, PlotSpec, TableSpec, scan
 from analysis.render import Table, csv
@@ -165,9 +165,9 @@ def test_the_efficiency_figure_shows_values_relative_to_the_full_prompt(store):
     spec = PLOTS["efficiency"]
     info = spec.info(groups(load([run.write()]))[0])
     step, speed = info.panels  # memory is known only at one length
-    assert step.points == {"prompt_tuning": {10: (1.0,)}, "lopt1": {20: (1.5, 1.8)}}
+    assert step.values_with_length == {"prompt_tuning": {10: (1.0,)}, "lopt1": {20: (1.5, 1.8)}}
     assert step.values_without_length == {"lora": (4.0,)}
-    assert speed.points == {"prompt_tuning": {10: (100.0,)}, "lopt1": {20: (40.0, 50.0)}}
+    assert speed.values_with_length == {"prompt_tuning": {10: (100.0,)}, "lopt1": {20: (40.0, 50.0)}}
     assert speed.values_without_length == {"lora": (200.0,)}
     assert "A dashed line is the median of a method without a prompt." in spec.caption(info)
     assert [row["value"] for row in spec.data(info) if row["method"] == "lopt1"] == [1.5, 1.8, 40.0, 50.0]
@@ -294,7 +294,7 @@ def test_a_trial_with_one_evaluation_is_in_the_learning_curves(store):
     run.put({**record, "evaluations": record["evaluations"][:1]})
     run.confirm("lopt1", 10, 1, 0.8)
     info = PLOTS["curves"].info(groups(load([run.write()]))[0])
-    assert sorted(len(curve(trial)) for trial in info.rows) == [1, 5]
+    assert sorted(len(learning_curve(trial)) for trial in info.rows) == [1, 5]
     assert "The 1 other trial is grey" in PLOTS["curves"].caption(info)
 
 
