@@ -26,12 +26,12 @@ class Cell:
     """One setting (method, length, rank) on one backbone and task, with all its trials.
 
     Attributes:
-        planned: whether the cell is in a run's plan.
+        is_planned: whether the cell is in a run's plan.
         confirmed_trials: one for each seed of one configuration. Several configurations (such as two learning rates)
             may have confirmed seeds, because further search trials found another winner or because runs are pooled.
             Then only the configuration that did best in the search counts (`_search_order`, the sweep's own rule).
-        lost_count: number of confirm trials of this configuration that ended without a result. If no configuration is
-            confirmed, the confirm trials of all configurations are counted.
+        lost_seed_count: number of confirm trials of this configuration that ended without a result. If no configuration
+            is confirmed, the confirm trials of all configurations are counted.
         accuracy: the confirmed test accuracy, with its interval.
     """
 
@@ -40,10 +40,10 @@ class Cell:
     length: int | None
     rank: int | None
     trainable_parameters: int | None
-    planned: bool
+    is_planned: bool
     trials: tuple[Trial, ...]
     confirmed_trials: tuple[Trial, ...]
-    lost_count: int
+    lost_seed_count: int
     accuracy: Estimate | None
 
     @property
@@ -104,7 +104,7 @@ class Cell:
         """What a table says in place of an accuracy that the cell does not have."""
         return "not confirmed" if self.trials else "not run"
 
-    def count(self, status: str) -> int:
+    def search_trial_count(self, status: str) -> int:
         """Return how many search trials ended with this status."""
         return sum(trial.status == status and trial.phase == "search" for trial in self.trials)
 
@@ -298,10 +298,10 @@ def _build_cell(members: Sequence[PlannedCell | Trial]) -> Cell:
         trainable_parameters=_first_known(
             member.trainable_parameters for member in (*confirmed_trials, *trials, *members)
         ),
-        planned=len(trials) < len(members),
+        is_planned=len(trials) < len(members),
         trials=tuple(trials),
         confirmed_trials=tuple(sorted(confirmed_trials, key=lambda trial: (trial.seed or 0, trial.key))),
-        lost_count=sum(
+        lost_seed_count=sum(
             not confirmed_configurations or trial.configuration in confirmed_configurations for trial in lost_trials
         ),
         accuracy=_estimate_accuracy(confirmed_trials),

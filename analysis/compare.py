@@ -33,7 +33,7 @@ class GroupComparison:
         title: what the report calls the task with its backbone.
         run_names: the names of the two runs.
         pairs: the cells that both runs confirmed.
-        unpaired: the cells that only the first run confirmed, and those that only the second confirmed.
+        unpaired_cells: the cells that only the first run confirmed, and those that only the second confirmed.
         hypervolumes: the area under each run's frontier; None if one of the runs has no confirmed cell.
         reference: the corner of both areas: the most parameters and the lowest accuracy that count.
     """
@@ -41,7 +41,7 @@ class GroupComparison:
     title: str
     run_names: tuple[str, str]
     pairs: tuple[Pair, ...]
-    unpaired: tuple[tuple[Cell, ...], tuple[Cell, ...]]
+    unpaired_cells: tuple[tuple[Cell, ...], tuple[Cell, ...]]
     hypervolumes: tuple[float, float] | None
     reference: tuple[float, float] | None
 
@@ -84,7 +84,7 @@ def _compare_group(first: Group | None, second: Group | None, run_names: tuple[s
         title=title,
         run_names=run_names,
         pairs=pairs,
-        unpaired=(only_in_first, only_in_second),
+        unpaired_cells=(only_in_first, only_in_second),
         hypervolumes=hypervolumes,
         reference=reference,
     )
@@ -108,7 +108,7 @@ def comparison_table(comparison: GroupComparison) -> Table:
         accuracies = interval(pair.first.accuracy), interval(pair.second.accuracy)
         parameters = count(pair.first.trainable_parameters)
         rows.append((pair.first.label, parameters, *accuracies, _difference_text(pair)))
-    for is_second, cells in enumerate(comparison.unpaired):
+    for is_second, cells in enumerate(comparison.unpaired_cells):
         for cell in cells:
             accuracy = interval(cell.accuracy)
             accuracies = ("not confirmed", accuracy) if is_second else (accuracy, "not confirmed")

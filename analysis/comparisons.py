@@ -7,7 +7,7 @@ from functools import lru_cache
 from analysis import predictions
 from analysis.cells import Cell, Group
 from analysis.methods import FULL_PROMPT
-from analysis.noninferiority import Difference, Verdict, difference, verdicts
+from analysis.noninferiority import Difference, Verdict, estimate_difference, verdicts
 from analysis.registry import Missing
 
 MIN_RATIO = 5  # a much smaller prompt trains at least this many times fewer parameters than the full prompt
@@ -63,7 +63,7 @@ def comparison_with_full_prompt(group: Group, cell: Cell) -> Comparison | None:
 def _compare_with_full(cells: Sequence[Cell], full_cell: Cell, margin: float) -> tuple[Comparison, ...]:
     """Test, as one family, the cells that have predictions of the same examples as the full prompt."""
     cells_with_differences = [
-        (cell, gap) for cell in cells if (gap := accuracy_difference(cell, full_cell)) is not None
+        (cell, difference) for cell in cells if (difference := accuracy_difference(cell, full_cell)) is not None
     ]
     return tuple(
         Comparison(
@@ -73,7 +73,9 @@ def _compare_with_full(cells: Sequence[Cell], full_cell: Cell, margin: float) ->
             verdict=verdict,
         )
         for (cell, _), verdict in zip(
-            cells_with_differences, verdicts([gap for _, gap in cells_with_differences], margin), strict=True
+            cells_with_differences,
+            verdicts([difference for _, difference in cells_with_differences], margin),
+            strict=True,
         )
     )
 
@@ -83,4 +85,4 @@ def accuracy_difference(cell: Cell, reference: Cell) -> Difference | None:
     predictions of the same examples."""
     trials_of_both = cell.confirmed_trials, reference.confirmed_trials
     correct_matrices = predictions.correct_by_group(*trials_of_both) if min(map(len, trials_of_both)) > 1 else None
-    return difference(*correct_matrices) if correct_matrices else None
+    return estimate_difference(*correct_matrices) if correct_matrices else None

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 DRAW_COUNT = 2000  # for the certainty of the front
 
 
-def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
+def pareto_indices(points: Sequence[tuple[float, float]]) -> list[int]:
     """Return the indices of the (parameters, accuracy) points that no other point beats, sorted by parameters.
 
     A point beats another if it has no more parameters and no less accuracy, and is better in one of the two.
@@ -40,7 +40,7 @@ def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, f
         if parameters < reference[0] and accuracy > lowest_accuracy
     ]
     area, height = 0.0, lowest_accuracy
-    for log2_parameters, accuracy in (points_inside[i] for i in pareto(points_inside)):
+    for log2_parameters, accuracy in (points_inside[i] for i in pareto_indices(points_inside)):
         area += (highest_log2 - log2_parameters) * max(0.0, accuracy - height)
         height = max(height, accuracy)
     return area

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from analysis.folders import Folders
-from analysis.noninferiority import MARGIN
+from analysis.noninferiority import DEFAULT_MARGIN
 from analysis.records import Trial, get_object, json_object, trial_from_record
 from analysis.runs import (
     READ_ERRORS,
@@ -66,9 +66,9 @@ class Results:
         return pd.DataFrame([asdict(trial) for trial in self.trials], columns=list(Trial.__dataclass_fields__))
 
 
-def load(run_paths: Sequence[Location], margin: float = MARGIN, folders: Folders | None = None) -> Results:
+def load(run_paths: Sequence[Location], margin: float = DEFAULT_MARGIN, folders: Folders | None = None) -> Results:
     """Read and pool runs. Of several records with the same key, one counts: usually the first that did not fail
-    (`_replaces` has the exact rule).
+    (`_should_replace` has the exact rule).
 
     Args:
         run_paths: the folders or URLs of the runs.
@@ -114,7 +114,7 @@ def load(run_paths: Sequence[Location], margin: float = MARGIN, folders: Folders
                 differing_count += neither_failed and _test_and_selection_scores(earlier) != _test_and_selection_scores(
                     trial
                 )
-            if earlier is None or _replaces(trial, earlier):
+            if earlier is None or _should_replace(trial, earlier):
                 trials[trial.key], records[trial.key] = trial, record
         try:
             for baseline in load_baselines(run_path / "baselines.json"):
@@ -141,7 +141,7 @@ def _test_and_selection_scores(trial: Trial) -> tuple[float | None, float | None
     return trial.test_accuracy, trial.selection_score
 
 
-def _replaces(trial: Trial, earlier: Trial) -> bool:
+def _should_replace(trial: Trial, earlier: Trial) -> bool:
     """Return whether the trial counts in place of an earlier one with the same key.
 
     A finished trial replaces a failed one. If both finished with the same scores, a trial with predictions replaces a

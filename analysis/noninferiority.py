@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 SIGNIFICANCE_LEVEL = 0.05
-MARGIN = 0.01  # the default of --margin, as a fraction
+DEFAULT_MARGIN = 0.01  # the default of --margin, as a fraction
 _POWER_Z = 0.8416212335729143  # the 80 % quantile of the normal distribution, for 80 % power
 _MAX_SEEDS = 50  # the largest number of seeds that a report suggests
 
@@ -39,8 +39,8 @@ class Difference:
     high: float
     standard_error: float
     degrees_of_freedom: float
-    seeds_a: int
-    seeds_b: int
+    seed_count_a: int
+    seed_count_b: int
     seed_variance_a: float
     seed_variance_b: float
     example_variance: float
@@ -87,7 +87,7 @@ class Verdict:
         return f"inconclusive: about {seeds} of each would probably show it to be {expected_outcome}"
 
 
-def difference(correct_a_SN: np.ndarray, correct_b_SN: np.ndarray) -> Difference:
+def estimate_difference(correct_a_SN: np.ndarray, correct_b_SN: np.ndarray) -> Difference:
     """Return the difference of the accuracies of methods a and b.
 
     Args:
@@ -103,16 +103,16 @@ def difference(correct_a_SN: np.ndarray, correct_b_SN: np.ndarray) -> Difference
         )
     example_count = correct_a_SN.shape[1]
     (seed_variance_a, noise_a), (seed_variance_b, noise_b) = seed_variances(correct_a_SN), seed_variances(correct_b_SN)
-    seeds_a, seeds_b = len(correct_a_SN), len(correct_b_SN)
+    seed_count_a, seed_count_b = len(correct_a_SN), len(correct_b_SN)
     # The variance between examples, as observed, also contains noise of the seeds. This noise is subtracted, because it
     # is already a part of the variance between seeds.
-    seed_noise = noise_a / seeds_a + noise_b / seeds_b
+    seed_noise = noise_a / seed_count_a + noise_b / seed_count_b
     observed_variance = max(0.0, variance_between_examples(correct_a_SN.mean(0) - correct_b_SN.mean(0)) - seed_noise)
     # Methods that agree on all n examples may still differ on others: by Wilson's interval, on a share z²/n of them. So
     # z²/n is added to the variance.
     example_variance = (observed_variance + Z95**2 / example_count) / example_count
-    variances = [seed_variance_a / seeds_a, seed_variance_b / seeds_b, example_variance]
-    degrees_of_parts = [seeds_a - 1, seeds_b - 1, max(1, example_count - 1)]
+    variances = [seed_variance_a / seed_count_a, seed_variance_b / seed_count_b, example_variance]
+    degrees_of_parts = [seed_count_a - 1, seed_count_b - 1, max(1, example_count - 1)]
     variance = sum(variances)
     degrees_of_freedom = variance**2 / sum(
         part**2 / degree for part, degree in zip(variances, degrees_of_parts, strict=True)
@@ -125,24 +125,25 @@ def difference(correct_a_SN: np.ndarray, correct_b_SN: np.ndarray) -> Difference
         high=min(1.0, mean + half_width),
         standard_error=standard_error,
         degrees_of_freedom=degrees_of_freedom,
-        seeds_a=seeds_a,
-        seeds_b=seeds_b,
+        seed_count_a=seed_count_a,
+        seed_count_b=seed_count_b,
         seed_variance_a=seed_variance_a,
         seed_variance_b=seed_variance_b,
         example_variance=example_variance,
     )
 
 
-def verdicts(differences: Sequence[Difference], margin: float = MARGIN) -> list[Verdict]:
+def verdicts(differences: Sequence[Difference], margin: float = DEFAULT_MARGIN) -> list[Verdict]:
     """Return a verdict for each difference. The probability that any verdict is wrong is at most 5 %."""
-    p_non_inferior = holm([gap.p_non_inferior(margin) for gap in differences])
-    p_inferior = holm([gap.p_inferior(margin) for gap in differences])
+    p_non_inferior = correct_p_values([difference.p_non_inferior(margin) for difference in differences])
+    p_inferior = correct_p_values([difference.p_inferior(margin) for difference in differences])
     return [
-        _verdict(gap, margin, *p_values) for gap, *p_values in zip(differences, p_non_inferior, p_inferior, strict=True)
+        _verdict(difference, margin, *p_values)
+        for difference, *p_values in zip(differences, p_non_inferior, p_inferior, strict=True)
     ]
 
 
-def _verdict(gap: Difference, margin: float, p_non_inferior: float, p_inferior: float) -> Verdict:
+def _verdict(difference: Difference, margin: float, p_non_inferior: float, p_inferior: float) -> Verdict:
     """Return the verdict that follows from a difference and its corrected p values."""
     outcome = (
         "non-inferior"
@@ -151,10 +152,10 @@ def _verdict(gap: Difference, margin: float, p_non_inferior: float, p_inferior: 
         if p_inferior <= SIGNIFICANCE_LEVEL
         else "inconclusive"
     )
-    more_seeds = _more_seeds_needed(gap, margin) if outcome == "inconclusive" else None
+    more_seeds = _more_seeds_needed(difference, margin) if outcome == "inconclusive" else None
     return Verdict(
         outcome=outcome,
-        difference=gap,
+        difference=difference,
         margin=margin,
         p_non_inferior=p_non_inferior,
         p_inferior=p_inferior,
@@ -162,7 +163,7 @@ def _verdict(gap: Difference, margin: float, p_non_inferior: float, p_inferior: 
     )
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def correct_p_values(p_values: Sequence[float]) -> list[float]:
     """Adjust p values by Holm's method. Each of them may then be compared with the level of significance directly."""
     adjusted_p_values, highest_p_value = [0.0] * len(p_values), 0.0
     for smaller_count, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
@@ -171,12 +172,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted_p_values
 
 
-def _more_seeds_needed(gap: Difference, margin: float) -> int | None:
-    distance = abs(gap.mean + margin)  # from the margin to the observed difference
-    for seed_count in range(max(gap.seeds_a, gap.seeds_b) + 1, _MAX_SEEDS + 1):
-        standard_error = math.sqrt((gap.seed_variance_a + gap.seed_variance_b) / seed_count + gap.example_variance)
+def _more_seeds_needed(difference: Difference, margin: float) -> int | None:
+    distance = abs(difference.mean + margin)  # from the margin to the observed difference
+    for seed_count in range(max(difference.seed_count_a, difference.seed_count_b) + 1, _MAX_SEEDS + 1):
+        standard_error = math.sqrt(
+            (difference.seed_variance_a + difference.seed_variance_b) / seed_count + difference.example_variance
+        )
         if (_quantile(1 - SIGNIFICANCE_LEVEL, 2 * (seed_count - 1)) + _POWER_Z) * standard_error <= distance:
-            return seed_count - min(gap.seeds_a, gap.seeds_b)
+            return seed_count - min(difference.seed_count_a, difference.seed_count_b)
     return None
 
 

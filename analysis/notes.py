@@ -43,7 +43,7 @@ class Provenance:
 def warnings(results: Results, groups: Sequence[Group]) -> list[str]:
     """Return what a reader of the report must know before the first number."""
     texts = []
-    planned_cells = [cell for group in groups for cell in group.cells if cell.planned]
+    planned_cells = [cell for group in groups for cell in group.cells if cell.is_planned]
     confirmed_count = sum(cell.accuracy is not None for cell in planned_cells)
     unfinished_runs = [run.name for run in results.runs if run.status != "complete"]
     is_single = len(results.runs) == 1
@@ -161,8 +161,8 @@ def _few_seeds_text(results: Results, group: Group, has_several_groups: bool) ->
     """Name the cells of complete runs that have fewer seeds than planned, even if failed seeds are counted."""
     seed_counts = [(run.manifest.get("space") or {}).get("confirm_seeds") for run in results.runs]
     planned_seeds = min((count for count in seed_counts if isinstance(count, int)), default=0)
-    planned_cells = [cell for cell in group.confirmed_cells if cell.planned]
-    short_cells = [cell for cell in planned_cells if len(cell.confirmed_trials) + cell.lost_count < planned_seeds]
+    planned_cells = [cell for cell in group.confirmed_cells if cell.is_planned]
+    short_cells = [cell for cell in planned_cells if len(cell.confirmed_trials) + cell.lost_seed_count < planned_seeds]
     if not short_cells:
         return None
     beginning = f"For {group.title}: fewer" if has_several_groups else "Fewer"

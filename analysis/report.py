@@ -20,7 +20,7 @@ from analysis import compare, notes, render
 from analysis.cells import groups
 from analysis.folders import Folders
 from analysis.load import Results, load
-from analysis.noninferiority import MARGIN
+from analysis.noninferiority import DEFAULT_MARGIN
 from analysis.page import Section, write_pages, write_report
 from analysis.runs import ReportError, find_named_runs
 from lopt import commands
@@ -79,7 +79,7 @@ def _run(argv: Sequence[str] | None) -> int:
     )
     parser.add_argument("--results", default="results", help="folder or URL of all runs (default: results)")
     parser.add_argument(
-        "--margin", type=_parse_margin, default=MARGIN, metavar="PP",
+        "--margin", type=_parse_margin, default=DEFAULT_MARGIN, metavar="PP",
         help="percentage points of accuracy within which a smaller prompt is as good as the full one (default: 1); "
         "choose it before you see results",
     )  # fmt: skip

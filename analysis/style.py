@@ -179,16 +179,16 @@ def panels(
     for unused_panel in all_panels[panel_count:]:
         unused_panel.set_visible(False)
     for axes, title in zip(all_panels, titles, strict=False):
-        panel_title(axes, title)
+        set_panel_title(axes, title)
     return figure, all_panels[:panel_count]
 
 
-def panel_title(axes: Axes, title: str) -> None:
+def set_panel_title(axes: Axes, title: str) -> None:
     """Write a panel's title above its left end."""
     axes.set_title(title, fontsize=9.5, loc="left")
 
 
-def y_label(panels: Sequence[Axes], text: str) -> None:
+def set_y_label(panels: Sequence[Axes], text: str) -> None:
     """Name the y axis that all panels share, at the first panel of each row."""
     for axes in panels[::_PANELS_PER_ROW]:
         axes.set_ylabel(text)

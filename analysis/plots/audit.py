@@ -97,7 +97,7 @@ def _draw_survival(axes: Axes, info: Info) -> None:
     axes.set_ylim(0, 104)
     axes.set_xlabel("rung (training step)")
     axes.set_ylabel("search trials that pass the rung, %")
-    style.panel_title(axes, f"all search trials (black), each {stratum_kind(info.group.trials)} (grey)")
+    style.set_panel_title(axes, f"all search trials (black), each {stratum_kind(info.group.trials)} (grey)")
 
 
 def _draw_points(axes: Axes, info: Info) -> None:
@@ -131,7 +131,7 @@ def _draw_points(axes: Axes, info: Info) -> None:
         axes.legend(handles=handles, loc="lower right", borderpad=0.2, fontsize=7.5)
     axes.set_xlabel(f"best held-out accuracy until step {info.rungs[0]:,}, %")
     axes.set_ylabel("best until the last step, %")
-    style.panel_title(axes, "search trials that ran to the end")
+    style.set_panel_title(axes, "search trials that ran to the end")
 
 
 def caption(info: Info) -> str:

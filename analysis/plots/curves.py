@@ -55,7 +55,7 @@ def draw(info: Info[Trial]) -> Figure:
             axes.plot(*zip(*dots, strict=True), ".", color=style.MUTED, markersize=5, alpha=0.5, mec="none", zorder=2)
         axes.autoscale_view()
         axes.set_xlabel("training step")
-    style.y_label(panels, "held-out accuracy, %")
+    style.set_y_label(panels, "held-out accuracy, %")
     return figure
 
 

@@ -56,7 +56,7 @@ def draw(info: Info[Trial]) -> Figure:
         style.log_axis(axes, min(learning_rates) / 1.4, max(learning_rates) * 1.4, is_roomy=len(methods) == 1)
         axes.set_ylim(floor_percent - 1, min(100.5, max(accuracies_percent) + 3))
         axes.set_xlabel("learning rate")
-    style.y_label(panels, "held-out accuracy, %")
+    style.set_y_label(panels, "held-out accuracy, %")
     return figure
 
 

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from analysis import published, style
 from analysis.cells import Group
 from analysis.compare_published import comparable_points
-from analysis.frontier import pareto
+from analysis.frontier import pareto_indices
 from analysis.labels import BAR_COST, LINE_COST, MARKER_COST, Labels
 from analysis.methods import sorted_methods
 from analysis.registry import Missing, PlotSpec, Row
@@ -46,7 +46,9 @@ def compute(group: Group) -> Info | Missing:
     ]
     if len(cells_with_results) < 2:
         return Missing(f"it needs two confirmed cells; there {'is one' if cells_with_results else 'are none'}")
-    frontier_indices = set(pareto([(parameters, accuracy.mean) for _, accuracy, parameters in cells_with_results]))
+    frontier_indices = set(
+        pareto_indices([(parameters, accuracy.mean) for _, accuracy, parameters in cells_with_results])
+    )
     points = tuple(
         Point(
             parameters=parameters,

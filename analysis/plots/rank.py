@@ -78,7 +78,7 @@ def draw(info: Info) -> Figure:
         if full_accuracy := info.full_accuracy:
             axes.axhspan(100 * full_accuracy.low, 100 * full_accuracy.high, color=style.MUTED, alpha=0.12, linewidth=0)
         _draw_lines(axes, lines, styles)
-    style.y_label(panels, "test accuracy, %")
+    style.set_y_label(panels, "test accuracy, %")
     for axes, method in zip(panels, methods, strict=True):  # the shared y axis now has its final limits
         _label_lines(axes, [line for line in info.lines if line.method == method], info, styles)
     return figure

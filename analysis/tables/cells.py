@@ -29,7 +29,9 @@ def render(info: Info[Cell]) -> Table:
     bold_row = clear_best_index([cell.accuracy for cell in info.rows])
     notes.append("" if bold_row is None else BOLD_NOTE)
     lost_seed_texts = [
-        f"{cell.label} ({cell.lost_count} seed{'s' * (cell.lost_count > 1)})" for cell in info.rows if cell.lost_count
+        f"{cell.label} ({cell.lost_seed_count} seed{'s' * (cell.lost_seed_count > 1)})"
+        for cell in info.rows
+        if cell.lost_seed_count
     ]
     if lost_seed_texts:
         notes.append(
@@ -57,7 +59,7 @@ def render(info: Info[Cell]) -> Table:
             Column(
                 title="search trials",
                 csv_name="searched",
-                text=lambda cell: " / ".join(str(cell.count(status)) for status in _STATUSES),
+                text=lambda cell: " / ".join(str(cell.search_trial_count(status)) for status in _STATUSES),
             ),
             Column(title="learning rate", text=lambda cell: number(getattr(cell.best_trial, "learning_rate", None))),
             Column(

@@ -3,7 +3,14 @@
 from dataclasses import dataclass
 
 from analysis.cells import Cell, Group
-from analysis.frontier import DRAW_COUNT, draw_accuracies, frontier_shares, hypervolume, hypervolume_reference, pareto
+from analysis.frontier import (
+    DRAW_COUNT,
+    draw_accuracies,
+    frontier_shares,
+    hypervolume,
+    hypervolume_reference,
+    pareto_indices,
+)
 from analysis.registry import Missing, TableSpec
 from analysis.render import Column, Table, accuracy_column, count, interval, percent
 from analysis.stats import intervals_note
@@ -57,7 +64,7 @@ def compute(group: Group) -> Info | Missing:
         shares = frontier_shares(known_counts, drawn_accuracies) if len(known_counts) == len(cells) else None
         shares_by_count.append([*shares] if shares else [None] * len(cells))
     points = [(float(cell.trainable_parameters or 1), cell.accuracy.mean) for cell in cells if cell.accuracy]
-    frontier_indices, reference = set(pareto(points)), hypervolume_reference(group)
+    frontier_indices, reference = set(pareto_indices(points)), hypervolume_reference(group)
     shares_by_cell = zip(*shares_by_count, strict=True)
     is_smallest_by_cell = zip(*is_smallest_by_count, strict=True)
     rows = tuple(

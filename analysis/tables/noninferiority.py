@@ -39,8 +39,8 @@ def render(info: Info[Comparison]) -> Table:
             f"The full prompt is {full_cell.label} ({count(full_cell.trainable_parameters)} parameters, test accuracy "
             f"{percent(full_cell.accuracy.mean if full_cell.accuracy else None)} %). The difference is the test "
             "accuracy of the smaller prompt minus that of the full one, in percentage points (pp), on the same "
-            "examples. Seeds are those of the smaller prompt, then of the full one. The table shows cells with at least "
-            f"{MIN_RATIO} times fewer parameters.",
+            "examples. Seeds are those of the smaller prompt, then of the full one. The table shows cells with at "
+            f"least {MIN_RATIO} times fewer parameters.",
             "A smaller prompt is non-inferior if a test shows, at the 5 % level, that it is worse by less than "
             f"{margin_text}. It is inferior if a test shows that it is worse by more. Each of the two tests has its "
             "own p value. They are one-sided t tests over seeds and examples, and Holm's method corrects their p "
@@ -52,7 +52,7 @@ def render(info: Info[Comparison]) -> Table:
 
 def _seeds_text(row: Comparison) -> str:
     difference = row.verdict.difference
-    return f"{difference.seeds_a}, {difference.seeds_b}"
+    return f"{difference.seed_count_a}, {difference.seed_count_b}"
 
 
 def _format_p(p_value: float) -> str:

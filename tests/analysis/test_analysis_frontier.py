@@ -12,7 +12,7 @@ from analysis.frontier import (
     frontier_shares,
     hypervolume,
     hypervolume_reference,
-    pareto,
+    pareto_indices,
     round_budgets,
 )
 from analysis.load import load
@@ -29,7 +29,7 @@ def beats(a, b):
 
 @given(point_lists)
 def test_front_equals_brute_force(points):
-    front = pareto(points)
+    front = pareto_indices(points)
     assert set(front) == {i for i, point in enumerate(points) if not any(beats(other, point) for other in points)}
     assert [points[i] for i in front] == sorted(points[i] for i in front)
 
@@ -40,7 +40,7 @@ def test_membership_is_the_share_of_draws_with_the_cell_on_their_front(data):
     sizes = data.draw(st.lists(st.integers(1, 5), min_size=cells, max_size=cells))
     cell_accuracies = st.lists(st.integers(0, 4).map(lambda k: k / 4), min_size=cells, max_size=cells)
     accuracies_DC = data.draw(st.lists(cell_accuracies, min_size=draws, max_size=draws))
-    fronts = [pareto(list(zip(sizes, accuracies_C, strict=True))) for accuracies_C in accuracies_DC]
+    fronts = [pareto_indices(list(zip(sizes, accuracies_C, strict=True))) for accuracies_C in accuracies_DC]
     expected = [sum(cell in front for front in fronts) / draws for cell in range(cells)]
     assert frontier_shares(sizes, np.array(accuracies_DC)) == pytest.approx(expected)
 
@@ -105,8 +105,8 @@ def test_best_within_equals_brute_force(sizes_and_scores):
         trial = trial_from_record(record | {"test_accuracy": 0.5, "test_n": 9, "selection_accuracy": score / 8})
         cells.append(
             Cell(
-                name=str(size), method="lopt1", length=1, rank=size, trainable_parameters=size, planned=True,
-                trials=(trial,), confirmed_trials=(trial,), lost_count=0, accuracy=estimate([0.5], 9),
+                name=str(size), method="lopt1", length=1, rank=size, trainable_parameters=size, is_planned=True,
+                trials=(trial,), confirmed_trials=(trial,), lost_seed_count=0, accuracy=estimate([0.5], 9),
             )
         )  # fmt: skip
     for budget in range(11):
@@ -126,7 +126,7 @@ def test_front_and_hypervolume_equal_optunas_on_two_hundred_sets():
         points = list(zip(parameters, accuracy, strict=True))
         losses = np.array([[np.log2(parameters), -accuracy] for parameters, accuracy in points])
         on_front = _is_pareto_front(losses, assume_unique_lexsorted=False)
-        assert set(pareto(points)) == set(np.flatnonzero(on_front))
+        assert set(pareto_indices(points)) == set(np.flatnonzero(on_front))
         reference = 2.0**16, 0.5
         inside = losses[(losses[:, 0] < 16) & (losses[:, 1] < -0.5)]
         expected = compute_hypervolume(inside, np.array([16.0, -0.5])) if len(inside) else 0.0
