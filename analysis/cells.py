@@ -253,17 +253,11 @@ def _with_shape_of_trials(planned: PlannedCell, trials: Iterable[Trial]) -> Plan
 
     These differ from the plan if length or rank was searched inside the cell.
     """
-    cell_trials = [
-        first_trial
-        for first_trial in trials
-        if (first_trial.cell, first_trial.method) == (planned.name, planned.method)
-    ]
-    if not cell_trials or any(_cell_key(first_trial) == _cell_key(planned) for first_trial in cell_trials):
+    cell_trials = [trial for trial in trials if (trial.cell, trial.method) == (planned.name, planned.method)]
+    if not cell_trials or any(_cell_key(trial) == _cell_key(planned) for trial in cell_trials):
         return planned
-    first_trial = next((first_trial for first_trial in cell_trials if first_trial.is_confirmed), cell_trials[0])
-    return replace(
-        planned, length=first_trial.length, rank=first_trial.rank, trainable_parameters=first_trial.trainable_parameters
-    )
+    trial = next((trial for trial in cell_trials if trial.is_confirmed), cell_trials[0])
+    return replace(planned, length=trial.length, rank=trial.rank, trainable_parameters=trial.trainable_parameters)
 
 
 def _cell_key(member: PlannedCell | Trial) -> tuple[str, str, int | None, int | None]:

@@ -36,9 +36,8 @@ class PublishedComparison:
         return "–" if self.difference is None else f"{100 * self.difference:+z.1f}"
 
 
-_SIZE_TOLERANCE = (
-    0.1  # the largest share by which equal parameter counts may differ, because the paper rounds its counts
-)
+# Parameter counts are taken as equal if they differ by at most this share, because the paper rounds its counts.
+_SIZE_TOLERANCE = 0.1
 
 VERDICT_NOTE = (
     "Verdict: our mean test accuracy agrees with the published one if the 95 % intervals of both together allow their "
@@ -75,11 +74,8 @@ def compare_with_published(group: Group | None, cell: Cell | None, point: Point)
 
 def _size_obstacle(cell: Cell, point: Point) -> str | None:
     our_count, their_count = cell.trainable_parameters, point.trainable_parameters
-    return (
-        "different size"
-        if our_count is not None and abs(our_count - their_count) > _SIZE_TOLERANCE * their_count
-        else None
-    )
+    is_different = our_count is not None and abs(our_count - their_count) > _SIZE_TOLERANCE * their_count
+    return "different size" if is_different else None
 
 
 def verdict_texts(comparisons: Iterable[PublishedComparison | None]) -> tuple[list[str], str]:
@@ -189,9 +185,9 @@ def comparison_table(
 
 def obstacle(group: Group, cell: Cell, point: Point) -> str | None:
     """Return why our result may not be compared with the published one; None when it may."""
-    is_same_by_name = {"backbone": is_same_backbone(group.backbone, point.backbone), "task": group.task == point.task}
-    if different_names := [name for name, same in is_same_by_name.items() if not same]:
-        return f"different {' and '.join(different_names)}"
+    is_same_by_aspect = {"backbone": is_same_backbone(group.backbone, point.backbone), "task": group.task == point.task}
+    if different_aspects := [aspect for aspect, is_same in is_same_by_aspect.items() if not is_same]:
+        return f"different {' and '.join(different_aspects)}"
     if group.shots is not None:
         return "few-shot"
     if not cell.confirmed_trials:

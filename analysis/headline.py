@@ -195,8 +195,8 @@ def _selection_data_text(cell: Cell) -> str:
 
 
 def _search_text(group: Group) -> str:
-    scored_cells = [best_cell for best_cell in group.cells if best_cell.selection_score is not None]
-    best_cell = max(scored_cells, key=lambda best_cell: best_cell.selection_score or 0.0, default=None)
+    scored_cells = [cell for cell in group.cells if cell.selection_score is not None]
+    best_cell = max(scored_cells, key=lambda cell: cell.selection_score or 0.0, default=None)
     if best_cell is None:
         return ""
     score_text = f"{percent(best_cell.selection_score)} % on the held-out data"

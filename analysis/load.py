@@ -111,9 +111,7 @@ def load(run_paths: Sequence[Location], margin: float = DEFAULT_MARGIN, folders:
             if earlier is not None:
                 repeated_count += 1
                 neither_failed = "failed" not in (earlier.status, trial.status)
-                differing_count += neither_failed and _test_and_selection_scores(earlier) != _test_and_selection_scores(
-                    trial
-                )
+                differing_count += neither_failed and _result_scores(earlier) != _result_scores(trial)
             if earlier is None or _should_replace(trial, earlier):
                 trials[trial.key], records[trial.key] = trial, record
         try:
@@ -137,7 +135,7 @@ def load(run_paths: Sequence[Location], margin: float = DEFAULT_MARGIN, folders:
     )
 
 
-def _test_and_selection_scores(trial: Trial) -> tuple[float | None, float | None]:
+def _result_scores(trial: Trial) -> tuple[float | None, float | None]:
     return trial.test_accuracy, trial.selection_score
 
 
@@ -149,7 +147,7 @@ def _should_replace(trial: Trial, earlier: Trial) -> bool:
     """
     if earlier.status == "failed" or trial.status == "failed":
         return earlier.status == "failed" and trial.status != "failed"
-    have_same_scores = _test_and_selection_scores(trial) == _test_and_selection_scores(earlier)
+    have_same_scores = _result_scores(trial) == _result_scores(earlier)
     return have_same_scores and trial.is_confirmed and _has_predictions(trial) and not _has_predictions(earlier)
 
 

@@ -91,8 +91,8 @@ def estimate_difference(correct_a_SN: np.ndarray, correct_b_SN: np.ndarray) -> D
     """Return the difference of the accuracies of methods a and b.
 
     Args:
-        a_SN, b_SN: 1 where a seed was right on an example, else 0, `[seeds, examples]`. Both methods have the same
-            examples in the same order.
+        correct_a_SN, correct_b_SN: 1 where a seed was right on an example, else 0, `[seeds, examples]`. Both methods
+            have the same examples in the same order.
 
     Raises:
         ValueError: the numbers of examples differ, or a method has fewer than two seeds.

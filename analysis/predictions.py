@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow
 
-_ACCURACY_TOLERANCE = 1e-9  # by which the accuracies of the predictions and of the record may differ
+_ACCURACY_TOLERANCE = 1e-9  # the most by which the accuracies of predictions and record may differ
 
 
 @dataclass(frozen=True)

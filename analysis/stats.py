@@ -28,12 +28,12 @@ class Estimate:
         return self.low <= other.high and other.low <= self.high
 
 
-def wilson_interval(accuracy: float, example_count: int) -> tuple[float, float]:
-    """Return the 95 % Wilson score interval of a proportion seen on `example_count` examples.
+def wilson_interval(accuracy: float, test_n: int) -> tuple[float, float]:
+    """Return the 95 % Wilson score interval of a proportion seen on `test_n` examples.
 
     Args:
         accuracy: the proportion, a fraction.
-        example_count: number of examples.
+        test_n: number of examples.
 
     Returns:
         Low and high end of the interval, as fractions.
@@ -41,17 +41,13 @@ def wilson_interval(accuracy: float, example_count: int) -> tuple[float, float]:
     Raises:
         ValueError: `accuracy` is not in [0, 1], or there are no examples.
     """
-    if example_count < 1 or not 0 <= accuracy <= 1:
+    if test_n < 1 or not 0 <= accuracy <= 1:
         raise ValueError(
-            f"accuracy {accuracy} of {example_count} examples: need a fraction in [0, 1] and at least one example"
+            f"accuracy {accuracy} of {test_n} examples: need a fraction in [0, 1] and at least one example"
         )
-    shrink = 1 / (1 + Z95**2 / example_count)
-    interval_centre = shrink * (accuracy + Z95**2 / (2 * example_count))
-    half_width = (
-        shrink
-        * Z95
-        * math.sqrt(accuracy * (1 - accuracy) / example_count + Z95**2 / (4 * example_count * example_count))
-    )
+    shrink = 1 / (1 + Z95**2 / test_n)
+    interval_centre = shrink * (accuracy + Z95**2 / (2 * test_n))
+    half_width = shrink * Z95 * math.sqrt(accuracy * (1 - accuracy) / test_n + Z95**2 / (4 * test_n * test_n))
     # Near 0 and 1, rounding could otherwise leave the proportion outside its interval.
     return max(0.0, min(accuracy, interval_centre - half_width)), min(1.0, max(accuracy, interval_centre + half_width))
 
@@ -89,24 +85,18 @@ def estimate(accuracies: Sequence[float], test_n: int) -> Estimate:
     return Estimate(mean=mean, low=low, high=high, seeds=seed_count, test_n=test_n)
 
 
-def _half_width(
-    variance_from_seeds: float, variance_from_examples: float, seed_count: int, example_count: int
-) -> float:
+def _half_width(seed_part: float, example_part: float, seed_count: int, test_n: int) -> float:
     """Return t(v) · sqrt(a + b) as in `estimate`.
 
     Args:
-        variance_from_seeds: variance of the mean that comes from the seeds.
-        variance_from_examples: variance of the mean that comes from the examples.
+        seed_part: the part of the variance of the mean that comes from the seeds, a in `estimate`.
+        example_part: the part that comes from the choice of the examples, b in `estimate`.
     """
     from scipy.special import stdtrit
 
-    seed_share = (
-        variance_from_seeds / (variance_from_seeds + variance_from_examples)
-        if variance_from_seeds + variance_from_examples
-        else 0.0
-    )
-    degrees_of_freedom = 1 / (seed_share**2 / (seed_count - 1) + (1 - seed_share) ** 2 / max(1, example_count - 1))
-    return float(stdtrit(degrees_of_freedom, 0.975)) * math.sqrt(variance_from_seeds + variance_from_examples)
+    seed_share = seed_part / (seed_part + example_part) if seed_part + example_part else 0.0
+    degrees_of_freedom = 1 / (seed_share**2 / (seed_count - 1) + (1 - seed_share) ** 2 / max(1, test_n - 1))
+    return float(stdtrit(degrees_of_freedom, 0.975)) * math.sqrt(seed_part + example_part)
 
 
 def seed_variances(correct_SN: np.ndarray) -> tuple[float, float]:
@@ -121,9 +111,8 @@ def seed_variances(correct_SN: np.ndarray) -> tuple[float, float]:
         may be equal by chance.
     """
     variance_on_one_example = float(correct_SN.var(axis=0, ddof=1).mean())
-    return max(
-        float(correct_SN.mean(axis=1).var(ddof=1)), variance_on_one_example / correct_SN.shape[1]
-    ), variance_on_one_example
+    accuracy_variance = float(correct_SN.mean(axis=1).var(ddof=1))
+    return max(accuracy_variance, variance_on_one_example / correct_SN.shape[1]), variance_on_one_example
 
 
 def variance_between_examples(values_N: np.ndarray) -> float:
@@ -145,25 +134,22 @@ def estimate_from_predictions(correct_SN: np.ndarray) -> Estimate:
     five are right, in the mean over seeds, b is underestimated. Then the interval is widened to contain the Wilson
     interval of the mean on n examples.
     """
-    seed_count, example_count = correct_SN.shape
+    seed_count, test_n = correct_SN.shape
     mean = float(correct_SN.mean())
-    wilson_low, wilson_high = wilson_interval(mean, example_count)
+    wilson_low, wilson_high = wilson_interval(mean, test_n)
     if seed_count == 1 or mean in (0.0, 1.0):  # there is no variance to estimate
-        return Estimate(mean=mean, low=wilson_low, high=wilson_high, seeds=seed_count, test_n=example_count)
+        return Estimate(mean=mean, low=wilson_low, high=wilson_high, seeds=seed_count, test_n=test_n)
     from scipy.special import expit, logit  # imported here, because it is slow and --help does not need it
 
     seed_variance, variance_on_one_example = seed_variances(correct_SN)
-    variance_from_examples = (
-        max(0.0, variance_between_examples(correct_SN.mean(axis=0)) - variance_on_one_example / seed_count)
-        / example_count
-    )
-    half_width = _half_width(seed_variance / seed_count, variance_from_examples, seed_count, example_count) / (
-        mean * (1 - mean)
-    )  # in logits
+    noise_of_seeds = variance_on_one_example / seed_count
+    example_variance = max(0.0, variance_between_examples(correct_SN.mean(axis=0)) - noise_of_seeds) / test_n
+    half_width = _half_width(seed_variance / seed_count, example_variance, seed_count, test_n)
+    half_width /= mean * (1 - mean)  # in logits
     low, high = float(expit(logit(mean) - half_width)), float(expit(logit(mean) + half_width))
-    if example_count * min(mean, 1 - mean) < _MIN_EXAMPLES:
+    if test_n * min(mean, 1 - mean) < _MIN_EXAMPLES:
         low, high = min(low, wilson_low), max(high, wilson_high)
-    return Estimate(mean=mean, low=low, high=high, seeds=seed_count, test_n=example_count)
+    return Estimate(mean=mean, low=low, high=high, seeds=seed_count, test_n=test_n)
 
 
 def interquartile_mean(estimates: Sequence[Estimate], draw_count: int = 4000) -> tuple[float, float, float]:

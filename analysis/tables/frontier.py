@@ -54,12 +54,9 @@ def compute(group: Group) -> Info | Missing:
     shares_by_count: list[list[float | None]] = []
     is_smallest_by_count: list[list[bool]] = []
     for counts_of_cells in zip(*counts_by_cell, strict=True):  # each of the three counts, for all cells
-        known_counts = [parameter_count for parameter_count in counts_of_cells if parameter_count is not None]
+        known_counts = [number for number in counts_of_cells if number is not None]
         is_smallest_by_count.append(
-            [
-                known_counts.count(parameter_count) == 1 and parameter_count == min(known_counts)
-                for parameter_count in counts_of_cells
-            ]
+            [known_counts.count(number) == 1 and number == min(known_counts) for number in counts_of_cells]
         )
         shares = frontier_shares(known_counts, drawn_accuracies) if len(known_counts) == len(cells) else None
         shares_by_count.append([*shares] if shares else [None] * len(cells))
