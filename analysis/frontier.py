@@ -1,4 +1,4 @@
-"""Fewer parameters against higher accuracy: the Pareto front, how certain it is, and what to use within a budget."""
+"""Fewer parameters against higher accuracy: the frontier, how certain it is, and what to use within a budget."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from analysis.cells import Cell, Group
 if TYPE_CHECKING:
     import numpy as np
 
-DRAW_COUNT = 2000  # for the certainty of the front
+DRAW_COUNT = 2000  # number of random draws that show how certain the frontier is
 
 
 def pareto_indices(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -21,11 +21,15 @@ def pareto_indices(points: Sequence[tuple[float, float]]) -> list[int]:
     A point beats another if it has no more parameters and no less accuracy, and is better in one of the two.
     """
     indices_by_size = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
-    front: list[int] = []
+    frontier_indices: list[int] = []
     for i in indices_by_size:
-        if not front or points[i][1] > points[front[-1]][1] or points[i] == points[front[-1]]:
-            front.append(i)
-    return front
+        if (
+            not frontier_indices
+            or points[i][1] > points[frontier_indices[-1]][1]
+            or points[i] == points[frontier_indices[-1]]
+        ):
+            frontier_indices.append(i)
+    return frontier_indices
 
 
 def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, float]) -> float:
@@ -98,8 +102,8 @@ def frontier_shares(sizes: Sequence[float], accuracies_DC: np.ndarray) -> list[f
     )
     best_smaller_DU = np.full_like(best_DU, -np.inf)  # best accuracy of all smaller sizes
     best_smaller_DU[:, 1:] = np.maximum.accumulate(best_DU, axis=1)[:, :-1]
-    is_on_front_DC = (accuracies_DC == best_DU[:, size_index_C]) & (accuracies_DC > best_smaller_DU[:, size_index_C])
-    return [float(share) for share in is_on_front_DC.mean(axis=0)]
+    is_on_frontier_DC = (accuracies_DC == best_DU[:, size_index_C]) & (accuracies_DC > best_smaller_DU[:, size_index_C])
+    return [float(share) for share in is_on_frontier_DC.mean(axis=0)]
 
 
 def best_within(cells: Sequence[Cell], budget: int) -> Cell | None:

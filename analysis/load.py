@@ -107,12 +107,12 @@ def load(run_paths: Sequence[Location], margin: float = DEFAULT_MARGIN, folders:
             except READ_ERRORS as error:
                 unreadable_files.append(f"{run_path.name}/trials/{file.name}: {error_text(error)}")
                 continue
-            earlier = trials.get(trial.key)
-            if earlier is not None:
+            earlier_trial = trials.get(trial.key)
+            if earlier_trial is not None:
                 repeated_count += 1
-                neither_failed = "failed" not in (earlier.status, trial.status)
-                differing_count += neither_failed and _result_scores(earlier) != _result_scores(trial)
-            if earlier is None or _should_replace(trial, earlier):
+                neither_failed = "failed" not in (earlier_trial.status, trial.status)
+                differing_count += neither_failed and _result_scores(earlier_trial) != _result_scores(trial)
+            if earlier_trial is None or _should_replace(trial, earlier_trial):
                 trials[trial.key], records[trial.key] = trial, record
         try:
             for baseline in load_baselines(run_path / "baselines.json"):
@@ -139,16 +139,16 @@ def _result_scores(trial: Trial) -> tuple[float | None, float | None]:
     return trial.test_accuracy, trial.selection_score
 
 
-def _should_replace(trial: Trial, earlier: Trial) -> bool:
+def _should_replace(trial: Trial, earlier_trial: Trial) -> bool:
     """Return whether the trial counts in place of an earlier one with the same key.
 
     A finished trial replaces a failed one. If both finished with the same scores, a trial with predictions replaces a
     trial without.
     """
-    if earlier.status == "failed" or trial.status == "failed":
-        return earlier.status == "failed" and trial.status != "failed"
-    have_same_scores = _result_scores(trial) == _result_scores(earlier)
-    return have_same_scores and trial.is_confirmed and _has_predictions(trial) and not _has_predictions(earlier)
+    if earlier_trial.status == "failed" or trial.status == "failed":
+        return earlier_trial.status == "failed" and trial.status != "failed"
+    have_same_scores = _result_scores(trial) == _result_scores(earlier_trial)
+    return have_same_scores and trial.is_confirmed and _has_predictions(trial) and not _has_predictions(earlier_trial)
 
 
 def _has_predictions(trial: Trial) -> bool:
