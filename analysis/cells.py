@@ -26,12 +26,12 @@ class Cell:
     """One setting (method, length, rank) on one backbone and task, with all its trials.
 
     Attributes:
-        planned: whether the cell is in a run's plan.
+        is_planned: whether the cell is in a run's plan.
         confirmed_trials: one for each seed of one configuration. Several configurations (such as two learning rates)
             may have confirmed seeds, because further search trials found another winner or because runs are pooled.
-            Then only the configuration that did best in the search counts (`_search_rank`, the sweep's own rule).
-        lost_count: number of confirm trials of this configuration that ended without a result, or of any configuration
-            if none is confirmed. The mean accuracy is over the other seeds.
+            Then only the configuration that did best in the search counts (`_search_order`, the sweep's own rule).
+        lost_seed_count: number of confirm trials of this configuration that ended without a result. If no configuration
+            is confirmed, the confirm trials of all configurations are counted.
         accuracy: the confirmed test accuracy, with its interval.
     """
 
@@ -40,10 +40,10 @@ class Cell:
     length: int | None
     rank: int | None
     trainable_parameters: int | None
-    planned: bool
+    is_planned: bool
     trials: tuple[Trial, ...]
     confirmed_trials: tuple[Trial, ...]
-    lost_count: int
+    lost_seed_count: int
     accuracy: Estimate | None
 
     @property
@@ -58,14 +58,16 @@ class Cell:
 
     @property
     def best_trial(self) -> Trial | None:
-        """The trial to use or to quote: a confirmed one if there is any. It has the best held-out score by its metric.
+        """The confirmed trial with the best held-out score. If no trial is confirmed, the best trial that ended.
 
         Test accuracy plays no part in the choice.
         """
-        ended = tuple(trial for trial in self.trials if trial.status in ("complete", "stopped"))
-        candidates = self.confirmed_trials or ended
-        scored = [trial for trial in candidates if trial.selection_score is not None] or list(self.confirmed_trials)
-        return min(scored, key=lambda trial: (-(trial.selection_score or 0.0), trial.key), default=None)
+        ended_trials = tuple(trial for trial in self.trials if trial.status in ("complete", "stopped"))
+        candidates = self.confirmed_trials or ended_trials
+        scored_trials = [trial for trial in candidates if trial.selection_score is not None] or list(
+            self.confirmed_trials
+        )
+        return min(scored_trials, key=lambda trial: (-(trial.selection_score or 0.0), trial.key), default=None)
 
     @property
     def confirmed_configuration_count(self) -> int:
@@ -73,9 +75,9 @@ class Cell:
         return len({trial.configuration for trial in self.trials if trial.is_confirmed})
 
     @property
-    def winner_is_confirmed(self) -> bool:
+    def is_winner_confirmed(self) -> bool:
         """Whether the confirmed seeds are those of the best search trial. True if there is no search trial."""
-        best_search_trial = max(_possible_winners(self.trials), key=_search_rank, default=None)
+        best_search_trial = max(_possible_winners(self.trials), key=_search_order, default=None)
         if best_search_trial is None:
             return True
         return best_search_trial.configuration in {trial.configuration for trial in self.confirmed_trials}
@@ -84,17 +86,17 @@ class Cell:
     def selection_score(self) -> float | None:
         """Score by the selection metric: the mean over the confirmed seeds, else the score of the best search trial."""
         if self.confirmed_trials:
-            return _mean(trial.selection_score for trial in self.confirmed_trials)
+            return _mean_of_known(trial.selection_score for trial in self.confirmed_trials)
         return self.best_trial.selection_score if self.best_trial else None
 
     @property
     def selection_accuracy(self) -> float | None:
         """Mean held-out accuracy of the confirmed seeds."""
-        return _mean(trial.selection_accuracy for trial in self.confirmed_trials)
+        return _mean_of_known(trial.selection_accuracy for trial in self.confirmed_trials)
 
     @property
     def best_search_score(self) -> float | None:
-        """Selection score of the best search trial. It is the best of many draws, so confirmed seeds may score less."""
+        """Selection score of the best search trial. As the best of many, it is often above that of other seeds."""
         return max((trial.selection_score or 0.0 for trial in _possible_winners(self.trials)), default=None)
 
     @property
@@ -102,7 +104,7 @@ class Cell:
         """What a table says in place of an accuracy that the cell does not have."""
         return "not confirmed" if self.trials else "not run"
 
-    def count(self, status: str) -> int:
+    def search_trial_count(self, status: str) -> int:
         """Return how many search trials ended with this status."""
         return sum(trial.status == status and trial.phase == "search" for trial in self.trials)
 
@@ -113,8 +115,8 @@ class Group:
 
     Attributes:
         backbone, task: as in the records. Each is a name or the path of a folder.
-        backbone_name, task_title: what the report calls them.
-        task_name: what the names of files call the task.
+        backbone_name, task_title: what the report calls the backbone and the task.
+        task_name: the short name of the task, for the names of files.
         margin: difference in accuracy (a fraction) within which a smaller prompt is as good as the full one.
     """
 
@@ -157,28 +159,28 @@ def best_cell(cells: Iterable[Cell]) -> Cell | None:
 
 
 def short_names(paths: Iterable[str]) -> dict[str, str]:
-    """Return a short name for each path or plain name.
+    """Return a short name for each path or plain name: the shortest end of it that no other path has.
 
-    It is the end of the path, with as many parts as are needed to differ from all other paths.
+    If there is no such end, the path itself is returned.
     """
-    parts = {path: [part for part in path.split("/") if part] for path in paths}
+    parts_by_path = {path: [part for part in path.split("/") if part] for path in paths}
 
     def short_name(path: str) -> str:
-        parts_of_others = [other_parts for other_path, other_parts in parts.items() if other_path != path]
-        for length in range(1, len(parts[path]) + 1):
-            ending = parts[path][-length:]
-            if all(ending != other_parts[-length:] for other_parts in parts_of_others):
+        parts_of_others = [other_parts for other_path, other_parts in parts_by_path.items() if other_path != path]
+        for part_count in range(1, len(parts_by_path[path]) + 1):
+            ending = parts_by_path[path][-part_count:]
+            if all(ending != other_parts[-part_count:] for other_parts in parts_of_others):
                 return "/".join(ending)
         return path
 
-    return {path: short_name(path) for path in parts}
+    return {path: short_name(path) for path in parts_by_path}
 
 
 def groups(results: Results) -> tuple[Group, ...]:
     """Return a group for every (backbone, task, shots) that was planned or run. The most confirmed cells come first."""
     planned_cells = (cell for run in results.runs for cell in run.cells)
-    all_members: list[PlannedCell | Trial] = [*planned_cells, *results.trials]
-    members_by_key = grouped(all_members, lambda member: (member.backbone, member.task, member.shots))
+    planned_cells_and_trials: list[PlannedCell | Trial] = [*planned_cells, *results.trials]
+    members_by_key = grouped(planned_cells_and_trials, lambda member: (member.backbone, member.task, member.shots))
     hub_names = [backbone for backbone, _, _ in members_by_key if _HUB_NAME.fullmatch(backbone)]
     backbone_names = short_names(backbone for backbone, _, _ in members_by_key if backbone not in hub_names)
     backbone_names |= {backbone: backbone for backbone in hub_names}
@@ -198,8 +200,10 @@ def _task_titles(results: Results, task_names: dict[str, str]) -> dict[str, str]
     """
     manifest_titles = {task: title for run in reversed(results.runs) for task, title in run.titles.items()}
     titles = {task: manifest_titles.get(task, name) for task, name in task_names.items()}
-    counts = Counter(titles.values())
-    return {task: f"{title} ({task_names[task]})" if counts[title] > 1 else title for task, title in titles.items()}
+    title_counts = Counter(titles.values())
+    return {
+        task: f"{title} ({task_names[task]})" if title_counts[title] > 1 else title for task, title in titles.items()
+    }
 
 
 def _build_group(members: Sequence[PlannedCell | Trial], results: Results, names: tuple[str, str, str]) -> Group:
@@ -207,40 +211,44 @@ def _build_group(members: Sequence[PlannedCell | Trial], results: Results, names
 
     Args:
         members: everything that was planned or run on one backbone and task with one number of shots.
-        results: what was read. It has the baselines and the margin.
+        results: the pooled runs, which have the baselines and the margin.
         names: the names of backbone and task, and the title of the task.
     """
-    first = members[0]
+    first_member = members[0]
     trials = tuple(member for member in members if isinstance(member, Trial))
-    members = [_with_run_shape(member, trials) if isinstance(member, PlannedCell) else member for member in members]
+    members = [
+        _with_shape_of_trials(member, trials) if isinstance(member, PlannedCell) else member for member in members
+    ]
     cells = tuple(map(_build_cell, grouped(members, _cell_key).values()))
-    split_counts = Counter((trial.test_split, trial.test_n) for cell in cells for trial in cell.confirmed_trials)
-    split = split_counts.most_common(1)[0][0] if split_counts else None
-    # A baseline on other examples than those of the trials is not comparable, so a line drawn for it would mislead.
+    split_and_size_counts = Counter(
+        (trial.test_split, trial.test_n) for cell in cells for trial in cell.confirmed_trials
+    )
+    split_and_size = split_and_size_counts.most_common(1)[0][0] if split_and_size_counts else None
+    # A baseline on other examples than those of the trials may not be compared with them.
     baselines = [
         baseline
         for baseline in results.baselines
-        if (baseline.backbone, baseline.task) == (first.backbone, first.task)
-        and (split is None or (baseline.test_split, baseline.test_n) == split)
+        if (baseline.backbone, baseline.task) == (first_member.backbone, first_member.task)
+        and (split_and_size is None or (baseline.test_split, baseline.test_n) == split_and_size)
     ]
     majority_accuracies = [baseline.majority_accuracy for baseline in baselines]
     majority_accuracies += [trial.majority_accuracy for trial in trials if trial.is_confirmed]
     return Group(
-        backbone=first.backbone,
-        task=first.task,
-        shots=first.shots,
+        backbone=first_member.backbone,
+        task=first_member.task,
+        shots=first_member.shots,
         backbone_name=names[0],
         task_name=names[1],
         task_title=names[2],
         cells=cells,
         trials=trials,
-        zero_shot_accuracy=_first(baseline.zero_shot_accuracy for baseline in baselines),
-        majority_accuracy=_first(majority_accuracies),
+        zero_shot_accuracy=_first_known(baseline.zero_shot_accuracy for baseline in baselines),
+        majority_accuracy=_first_known(majority_accuracies),
         margin=results.margin,
     )
 
 
-def _with_run_shape(planned: PlannedCell, trials: Iterable[Trial]) -> PlannedCell:
+def _with_shape_of_trials(planned: PlannedCell, trials: Iterable[Trial]) -> PlannedCell:
     """Return the planned cell with the length and rank of its first confirmed trial, else of its first trial.
 
     These differ from the plan if length or rank was searched inside the cell.
@@ -264,16 +272,16 @@ def _build_cell(members: Sequence[PlannedCell | Trial]) -> Cell:
         (trial for trial in trials if trial.is_confirmed),
         lambda trial: (trial.configuration, trial.test_split, trial.test_n),
     )
-    search_ranks = {
-        trial.configuration: _search_rank(trial) for trial in sorted(_possible_winners(trials), key=_search_rank)
+    search_order_by_configuration = {
+        trial.configuration: _search_order(trial) for trial in sorted(_possible_winners(trials), key=_search_order)
     }
 
     def preference(seed_trials: list[Trial]) -> tuple[object, ...]:
-        score = _mean(trial.selection_score for trial in seed_trials) or 0.0
-        return search_ranks.get(seed_trials[0].configuration, ()), score, len(seed_trials)
+        score = _mean_of_known(trial.selection_score for trial in seed_trials) or 0.0
+        return search_order_by_configuration.get(seed_trials[0].configuration, ()), score, len(seed_trials)
 
-    confirmed = max(confirmed_by_configuration.values(), key=preference, default=[])
-    configurations = {trial.configuration for trial in confirmed}
+    confirmed_trials = max(confirmed_by_configuration.values(), key=preference, default=[])
+    confirmed_configurations = {trial.configuration for trial in confirmed_trials}
     lost_trials = [trial for trial in trials if trial.phase == "confirm" and not trial.is_confirmed]
     name, method, length, rank = _cell_key(members[0])
     return Cell(
@@ -281,26 +289,32 @@ def _build_cell(members: Sequence[PlannedCell | Trial]) -> Cell:
         method=method,
         length=length,
         rank=rank,
-        trainable_parameters=_first(member.trainable_parameters for member in (*confirmed, *trials, *members)),
-        planned=len(trials) < len(members),
+        trainable_parameters=_first_known(
+            member.trainable_parameters for member in (*confirmed_trials, *trials, *members)
+        ),
+        is_planned=len(trials) < len(members),
         trials=tuple(trials),
-        confirmed_trials=tuple(sorted(confirmed, key=lambda trial: (trial.seed or 0, trial.key))),
-        lost_count=sum(not configurations or trial.configuration in configurations for trial in lost_trials),
-        accuracy=_estimate(confirmed),
+        confirmed_trials=tuple(sorted(confirmed_trials, key=lambda trial: (trial.seed or 0, trial.key))),
+        lost_seed_count=sum(
+            not confirmed_configurations or trial.configuration in confirmed_configurations for trial in lost_trials
+        ),
+        accuracy=_estimate_accuracy(confirmed_trials),
     )
 
 
-def _estimate(confirmed: Sequence[Trial]) -> Estimate | None:
-    """Estimate the accuracy from the predictions if there are any.
+def _estimate_accuracy(confirmed_trials: Sequence[Trial]) -> Estimate | None:
+    """Estimate the accuracy from the predictions if all seeds have them.
 
-    Otherwise estimate it from the accuracies of the seeds alone. That gives wider intervals.
+    Otherwise estimate it from the accuracies of the seeds alone, and the interval is wider.
     """
-    accuracies = [trial.test_accuracy for trial in confirmed if trial.test_accuracy is not None]
+    accuracies = [trial.test_accuracy for trial in confirmed_trials if trial.test_accuracy is not None]
     if not accuracies:
         return None
-    correct_SN = predictions.correct_by_trial(confirmed) if len(accuracies) > 1 else None
+    correct_SN = predictions.correct_by_trial(confirmed_trials) if len(accuracies) > 1 else None
     return (
-        estimate(accuracies, confirmed[0].test_n or 0) if correct_SN is None else estimate_from_predictions(correct_SN)
+        estimate(accuracies, confirmed_trials[0].test_n or 0)
+        if correct_SN is None
+        else estimate_from_predictions(correct_SN)
     )
 
 
@@ -310,17 +324,17 @@ def _possible_winners(trials: Iterable[Trial]) -> list[Trial]:
     return [trial for trial in ended_trials if trial.selection_score is not None]
 
 
-def _search_rank(trial: Trial) -> tuple[bool, float, float, str]:
-    """Return a sort key. The winner of the search has the highest, by the rule of `sweeps.search.winners.winner`."""
+def _search_order(trial: Trial) -> tuple[bool, float, float, str]:
+    """Return a key for sorting. The winner has the highest key, by the rule of `sweeps.search.winners.winner`."""
     return trial.status == "complete", trial.selection_score or 0.0, -(trial.selection_loss or 0.0), trial.key
 
 
-def _first(numbers: Iterable[Number | None]) -> Number | None:
+def _first_known(numbers: Iterable[Number | None]) -> Number | None:
     """Return the first number that is not None."""
     return next((number for number in numbers if number is not None), None)
 
 
-def _mean(numbers: Iterable[float | None]) -> float | None:
+def _mean_of_known(numbers: Iterable[float | None]) -> float | None:
     """Return the mean of the numbers that are not None."""
     known_numbers = [number for number in numbers if number is not None]
     return fmean(known_numbers) if known_numbers else None

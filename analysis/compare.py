@@ -30,18 +30,18 @@ class GroupComparison:
     """Two runs on one backbone and task.
 
     Attributes:
-        title: the title of the backbone and task in the report.
+        title: what the report calls the task with its backbone.
         run_names: the names of the two runs.
         pairs: the cells that both runs confirmed.
-        unpaired: the cells that only the first run confirmed, and those that only the second confirmed.
+        unpaired_cells: the cells that only the first run confirmed, and those that only the second confirmed.
         hypervolumes: the area under each run's frontier; None if one of the runs has no confirmed cell.
-        reference: the most parameters and the lowest accuracy up to which both areas reach.
+        reference: the corner of both areas: the most parameters and the lowest accuracy that count.
     """
 
     title: str
     run_names: tuple[str, str]
     pairs: tuple[Pair, ...]
-    unpaired: tuple[tuple[Cell, ...], tuple[Cell, ...]]
+    unpaired_cells: tuple[tuple[Cell, ...], tuple[Cell, ...]]
     hypervolumes: tuple[float, float] | None
     reference: tuple[float, float] | None
 
@@ -70,19 +70,21 @@ def _compare_group(first: Group | None, second: Group | None, run_names: tuple[s
         for key, cell in first_cells.items()
         if key in second_cells
     )
-    only_first = tuple(cell for key, cell in first_cells.items() if key not in second_cells)
-    only_second = tuple(cell for key, cell in second_cells.items() if key not in first_cells)
+    only_in_first = tuple(cell for key, cell in first_cells.items() if key not in second_cells)
+    only_in_second = tuple(cell for key, cell in second_cells.items() if key not in first_cells)
     hypervolumes, reference = None, None
     if first and second and first.confirmed_cells and second.confirmed_cells:
-        parameters, accuracies = zip(hypervolume_reference(first), hypervolume_reference(second), strict=True)
-        reference = max(parameters), min(accuracies)
+        most_parameters, lowest_accuracies = zip(
+            hypervolume_reference(first), hypervolume_reference(second), strict=True
+        )
+        reference = max(most_parameters), min(lowest_accuracies)
         hypervolumes = _group_hypervolume(first, reference), _group_hypervolume(second, reference)
     title = next(group.title for group in (first, second) if group is not None)
     return GroupComparison(
         title=title,
         run_names=run_names,
         pairs=pairs,
-        unpaired=(only_first, only_second),
+        unpaired_cells=(only_in_first, only_in_second),
         hypervolumes=hypervolumes,
         reference=reference,
     )
@@ -106,7 +108,7 @@ def comparison_table(comparison: GroupComparison) -> Table:
         accuracies = interval(pair.first.accuracy), interval(pair.second.accuracy)
         parameters = count(pair.first.trainable_parameters)
         rows.append((pair.first.label, parameters, *accuracies, _difference_text(pair)))
-    for is_second, cells in enumerate(comparison.unpaired):
+    for is_second, cells in enumerate(comparison.unpaired_cells):
         for cell in cells:
             accuracy = interval(cell.accuracy)
             accuracies = ("not confirmed", accuracy) if is_second else (accuracy, "not confirmed")
@@ -118,12 +120,12 @@ def comparison_table(comparison: GroupComparison) -> Table:
     ]
     notes += _notes_on_different_examples(comparison)
     if comparison.hypervolumes and comparison.reference:
-        most_parameters, least_accuracy = comparison.reference
-        first_volume, second_volume = comparison.hypervolumes
+        most_parameters, lowest_accuracy = comparison.reference
+        first_hypervolume, second_hypervolume = comparison.hypervolumes
         notes.append(
-            f"Hypervolume up to {most_parameters:,.0f} parameters and above {100 * least_accuracy:.1f} %: "
-            f"{first_name} {first_volume:.3f}, {second_name} {second_volume:.3f} "
-            f"({second_volume - first_volume:+.3f})."
+            f"Hypervolume up to {most_parameters:,.0f} parameters and above {100 * lowest_accuracy:.1f} %: "
+            f"{first_name} {first_hypervolume:.3f}, {second_name} {second_hypervolume:.3f} "
+            f"({second_hypervolume - first_hypervolume:+.3f})."
         )
     accuracy_titles = [f"{name}: test % [95 % CI] (N)" for name in comparison.run_names]
     titles = ("params", *accuracy_titles, "difference, pp [95 % CI]")
@@ -149,14 +151,14 @@ def _notes_on_different_examples(comparison: GroupComparison) -> list[str]:
         return f"{first_name} on {first}; {second_name} on {second}"
 
     return [
-        f"Not scored on the same test examples: {', '.join(pair.first.label for pair in pairs)} ({text}). A difference "
-        "may come from that alone."
-        for text, pairs in grouped(differing_pairs, examples_of_both_runs).items()
+        f"Not scored on the same test examples: {', '.join(pair.first.label for pair in pairs)} ({examples}). A "
+        "difference may come from that alone."
+        for examples, pairs in grouped(differing_pairs, examples_of_both_runs).items()
     ]
 
 
 def _difference_text(pair: Pair) -> str:
     if pair.difference is not None:
         return str(pair.difference)
-    first, second = pair.first.accuracy, pair.second.accuracy
-    return f"{100 * (second.mean - first.mean):+.1f}" if first and second else "–"
+    first_accuracy, second_accuracy = pair.first.accuracy, pair.second.accuracy
+    return f"{100 * (second_accuracy.mean - first_accuracy.mean):+.1f}" if first_accuracy and second_accuracy else "–"

@@ -8,7 +8,7 @@ from analysis.cells import Cell, Group
 from analysis.published import POINTS, Point
 from analysis.registry import Info
 from analysis.render import ACCURACY_TITLE, Column, Table, interval
-from analysis.stats import BOLD_NOTE, Estimate, clear_best_index, intervals_note, wilson
+from analysis.stats import BOLD_NOTE, Estimate, clear_best_index, intervals_note, wilson_interval
 
 
 def is_same_backbone(ours: str, published: str) -> bool:
@@ -36,7 +36,8 @@ class PublishedComparison:
         return "–" if self.difference is None else f"{100 * self.difference:+z.1f}"
 
 
-_ROUNDING = 0.1  # parameter counts that differ by at most this share count as equal, because the paper rounds them
+# Parameter counts are taken as equal if they differ by at most this share, because the paper rounds its counts.
+_SIZE_TOLERANCE = 0.1
 
 VERDICT_NOTE = (
     "Verdict: our mean test accuracy agrees with the published one if the 95 % intervals of both together allow their "
@@ -59,17 +60,22 @@ def compare_with_published(group: Group | None, cell: Cell | None, point: Point)
     reason = obstacle(group, cell, point) or _size_obstacle(cell, point)
     if reason or point.split_size is None:
         return PublishedComparison(difference=None, verdict=f"not comparable: {reason}", obstacle=reason)
-    ours, theirs = cell.accuracy, point.accuracy_percent / 100
-    low, high = wilson(theirs, point.split_size)
-    gap = ours.mean - theirs
-    half_widths = (ours.mean - ours.low, high - theirs) if gap > 0 else (ours.high - ours.mean, theirs - low)
-    verdict = "agrees" if abs(gap) <= math.hypot(*half_widths) else "above" if gap > 0 else "below"
-    return PublishedComparison(difference=gap, verdict=verdict)
+    our_accuracy, their_accuracy = cell.accuracy, point.accuracy_percent / 100
+    low, high = wilson_interval(their_accuracy, point.split_size)
+    difference = our_accuracy.mean - their_accuracy
+    half_widths = (
+        (our_accuracy.mean - our_accuracy.low, high - their_accuracy)
+        if difference > 0
+        else (our_accuracy.high - our_accuracy.mean, their_accuracy - low)
+    )
+    verdict = "agrees" if abs(difference) <= math.hypot(*half_widths) else "above" if difference > 0 else "below"
+    return PublishedComparison(difference=difference, verdict=verdict)
 
 
 def _size_obstacle(cell: Cell, point: Point) -> str | None:
-    ours, theirs = cell.trainable_parameters, point.trainable_parameters
-    return "different size" if ours is not None and abs(ours - theirs) > _ROUNDING * theirs else None
+    our_count, their_count = cell.trainable_parameters, point.trainable_parameters
+    is_different = our_count is not None and abs(our_count - their_count) > _SIZE_TOLERANCE * their_count
+    return "different size" if is_different else None
 
 
 def verdict_texts(comparisons: Iterable[PublishedComparison | None]) -> tuple[list[str], str]:
@@ -79,7 +85,11 @@ def verdict_texts(comparisons: Iterable[PublishedComparison | None]) -> tuple[li
     is empty.
     """
     comparisons = list(comparisons)
-    obstacles = {item.obstacle for item in comparisons if item and (item.obstacle or item.difference is not None)}
+    obstacles = {
+        comparison.obstacle
+        for comparison in comparisons
+        if comparison and (comparison.obstacle or comparison.difference is not None)
+    }
     (common_obstacle,) = obstacles if len(obstacles) == 1 else (None,)
     texts = [
         "" if comparison is None else "–" if common_obstacle and comparison.obstacle else comparison.verdict
@@ -92,15 +102,18 @@ def verdict_texts(comparisons: Iterable[PublishedComparison | None]) -> tuple[li
 def protocol_note(group: Group) -> str:
     """Describe how long our trials trained and what scored them, and what the paper does not state about its own."""
     trials = [trial for cell in group.confirmed_cells for trial in cell.confirmed_trials]
-    steps = sorted({trial.max_steps for trial in trials if trial.max_steps})
-    scored = sorted({(trial.test_n or 0, trial.test_split_size or trial.test_n or 0) for trial in trials})
-    if not trials or not steps:
+    step_counts = sorted({trial.max_steps for trial in trials if trial.max_steps})
+    scored_and_split_sizes = sorted(
+        {(trial.test_n or 0, trial.test_split_size or trial.test_n or 0) for trial in trials}
+    )
+    if not trials or not step_counts:
         return ""
-    step_range = " to ".join(f"{number:,}" for number in dict.fromkeys((steps[0], steps[-1])))
-    counts = " and ".join(f"{number:,} of the {size:,}" for number, size in scored)
+    step_range = " to ".join(f"{number:,}" for number in dict.fromkeys((step_counts[0], step_counts[-1])))
+    sizes_text = " and ".join(f"{number:,} of the {size:,}" for number, size in scored_and_split_sizes)
     return (
-        f"Our trials train for {step_range} steps and are scored on {counts} examples of the {trials[0].test_split} "
-        "split. The paper states neither its number of steps nor over how many seeds it averages."
+        f"Our trials train for {step_range} steps and are scored on {sizes_text} examples of the "
+        f"{trials[0].test_split} split. The paper states neither its number of steps nor over how many seeds it "
+        "averages."
     )
 
 
@@ -172,9 +185,9 @@ def comparison_table(
 
 def obstacle(group: Group, cell: Cell, point: Point) -> str | None:
     """Return why our result may not be compared with the published one; None when it may."""
-    is_same = {"backbone": is_same_backbone(group.backbone, point.backbone), "task": group.task == point.task}
-    if different := [name for name, same in is_same.items() if not same]:
-        return f"different {' and '.join(different)}"
+    is_same_by_aspect = {"backbone": is_same_backbone(group.backbone, point.backbone), "task": group.task == point.task}
+    if different_aspects := [aspect for aspect, is_same in is_same_by_aspect.items() if not is_same]:
+        return f"different {' and '.join(different_aspects)}"
     if group.shots is not None:
         return "few-shot"
     if not cell.confirmed_trials:
@@ -191,11 +204,11 @@ def obstacle(group: Group, cell: Cell, point: Point) -> str | None:
 
 def comparable_points(group: Group) -> tuple[Point, ...]:
     """Return the published points that a figure of this group may show. A point of several tables is returned once."""
-    cell = next(iter(group.confirmed_cells), None)
-    if cell is None:
+    first_cell = next(iter(group.confirmed_cells), None)
+    if first_cell is None:
         return ()
     points: dict[object, Point] = {}
     for point in POINTS:
-        if obstacle(group, cell, point) is None:
+        if obstacle(group, first_cell, point) is None:
             points.setdefault((point.method, point.length, point.rank, point.accuracy_percent), point)
     return tuple(points.values())

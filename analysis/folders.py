@@ -8,36 +8,39 @@ _REVISION_FIELDS = {"task": "data_revision", "backbone": "model_revision"}
 
 
 class Folders:
-    """Gives each folder one canonical path: the first path that was seen for it.
+    """Gives each folder one canonical path.
 
-    Folders with the same name and the same revision (a fingerprint of the content) count as one folder.
+    Folders with the same name and the same revision (a fingerprint of the content) count as one folder. Its canonical
+    path is that in the plan of the first run that used it, or in the first trial if that plan does not name it.
     """
 
     def __init__(self) -> None:
-        self._first_paths: dict[tuple[str, str, object], str] = {}
-        self._canonical_paths: dict[str, str] = {}
+        self._path_by_folder: dict[tuple[str, str, object], str] = {}
+        self._canonical_path_by_path: dict[str, str] = {}
 
     def with_canonical_paths(self, config: Mapping[str, Any], planned_cells: Iterable[Any]) -> dict[str, Any]:
         """Return a trial's configuration with the canonical paths of its folders.
 
         Args:
             config: the trial's configuration.
-            planned_cells: the cells that the trial's run planned. They hold the paths that the folders had when the run
-                was last continued.
+            planned_cells: the cells in the plan of the trial's run. They hold the paths that the folders had when the
+                run was last continued.
         """
         config = dict(config)
         for field, revision_field in _REVISION_FIELDS.items():
             path, revision = config.get(field), config.get(revision_field)
-            has_revision = revision is not None  # without one, two folders with the same name may differ in content
+            has_revision = revision is not None  # without revisions, folders with the same name may differ in content
             if has_revision and isinstance(path, str) and Path(path).is_absolute():
-                name = Path(path).name
+                folder_name = Path(path).name
                 planned_paths = (getattr(cell, field) for cell in planned_cells)
-                latest_path = next((planned for planned in planned_paths if Path(planned).name == name), path)
-                first_path = self._first_paths.setdefault((field, name, str(revision)), latest_path)
-                self._canonical_paths |= {path: first_path, latest_path: first_path}
-                config[field] = first_path
+                latest_path = next(
+                    (planned_path for planned_path in planned_paths if Path(planned_path).name == folder_name), path
+                )
+                canonical_path = self._path_by_folder.setdefault((field, folder_name, str(revision)), latest_path)
+                self._canonical_path_by_path |= {path: canonical_path, latest_path: canonical_path}
+                config[field] = canonical_path
         return config
 
     def canonical_path(self, path: str) -> str:
         """Return the canonical path of a folder that a plan or a baseline names. Any other name is returned as is."""
-        return self._canonical_paths.get(path, path)
+        return self._canonical_path_by_path.get(path, path)

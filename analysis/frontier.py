@@ -1,4 +1,4 @@
-"""Fewer parameters against higher accuracy: the Pareto front, how certain it is, and what to use within a budget."""
+"""Fewer parameters against higher accuracy: the frontier, how certain it is, and what to use within a budget."""
 
 from __future__ import annotations
 
@@ -12,20 +12,24 @@ from analysis.cells import Cell, Group
 if TYPE_CHECKING:
     import numpy as np
 
-DRAWS = 2000  # for the certainty of the front
+DRAW_COUNT = 2000  # number of random draws that show how certain the frontier is
 
 
-def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
+def pareto_indices(points: Sequence[tuple[float, float]]) -> list[int]:
     """Return the indices of the (parameters, accuracy) points that no other point beats, sorted by parameters.
 
     A point beats another if it has no more parameters and no less accuracy, and is better in one of the two.
     """
-    order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
-    front: list[int] = []
-    for i in order:
-        if not front or points[i][1] > points[front[-1]][1] or points[i] == points[front[-1]]:
-            front.append(i)
-    return front
+    indices_by_size = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
+    frontier_indices: list[int] = []
+    for i in indices_by_size:
+        if (
+            not frontier_indices
+            or points[i][1] > points[frontier_indices[-1]][1]
+            or points[i] == points[frontier_indices[-1]]
+        ):
+            frontier_indices.append(i)
+    return frontier_indices
 
 
 def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, float]) -> float:
@@ -40,7 +44,7 @@ def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, f
         if parameters < reference[0] and accuracy > lowest_accuracy
     ]
     area, height = 0.0, lowest_accuracy
-    for log2_parameters, accuracy in (points_inside[i] for i in pareto(points_inside)):
+    for log2_parameters, accuracy in (points_inside[i] for i in pareto_indices(points_inside)):
         area += (highest_log2 - log2_parameters) * max(0.0, accuracy - height)
         height = max(height, accuracy)
     return area
@@ -57,8 +61,8 @@ def hypervolume_reference(group: Group) -> tuple[float, float]:
     return 2.0 * most_parameters, next(accuracy for accuracy in baselines if accuracy is not None)
 
 
-def draw_accuracies(cells: Sequence[Cell], draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-    """Draw accuracies that other seeds and other test examples might have given, `[draws, cells]`.
+def draw_accuracies(cells: Sequence[Cell], draw_count: int = DRAW_COUNT, seed: int = 0) -> np.ndarray:
+    """Draw accuracies that other seeds and other test examples might have given. Return them as `[draws, cells]`.
 
     If all cells have predictions of the same examples, this is a bootstrap. Seeds are resampled in each cell, and
     examples are resampled once for all cells. Otherwise each cell's accuracy is drawn from a normal distribution as
@@ -71,14 +75,14 @@ def draw_accuracies(cells: Sequence[Cell], draws: int = DRAWS, seed: int = 0) ->
     if correct_matrices is None:
         means = [cell.accuracy.mean if cell.accuracy else math.nan for cell in cells]
         half_widths = [(cell.accuracy.high - cell.accuracy.low) / 2 if cell.accuracy else math.nan for cell in cells]
-        return generator.normal(means, np.asarray(half_widths) / 1.96, (draws, len(cells)))
+        return generator.normal(means, np.asarray(half_widths) / 1.96, (draw_count, len(cells)))
     example_count = correct_matrices[0].shape[1]
-    example_shares = np.full(example_count, 1 / example_count)
-    weights_DN = generator.multinomial(example_count, example_shares, draws) / example_count
+    equal_shares = np.full(example_count, 1 / example_count)
+    weights_DN = generator.multinomial(example_count, equal_shares, draw_count) / example_count
     cell_accuracies = []
     for correct_SN in correct_matrices:
         seed_count = len(correct_SN)
-        weights_DS = generator.multinomial(seed_count, np.full(seed_count, 1 / seed_count), draws) / seed_count
+        weights_DS = generator.multinomial(seed_count, np.full(seed_count, 1 / seed_count), draw_count) / seed_count
         cell_accuracies.append((weights_DS * (weights_DN @ correct_SN.T)).sum(axis=1))
     return np.stack(cell_accuracies, axis=1)
 
@@ -93,11 +97,13 @@ def frontier_shares(sizes: Sequence[float], accuracies_DC: np.ndarray) -> list[f
     import numpy as np
 
     distinct_sizes, size_index_C = np.unique(sizes, return_inverse=True)
-    best_DU = np.stack([accuracies_DC[:, size_index_C == u].max(axis=1) for u in range(len(distinct_sizes))], axis=1)
+    best_DU = np.stack(
+        [accuracies_DC[:, size_index_C == size_index].max(axis=1) for size_index in range(len(distinct_sizes))], axis=1
+    )
     best_smaller_DU = np.full_like(best_DU, -np.inf)  # best accuracy of all smaller sizes
     best_smaller_DU[:, 1:] = np.maximum.accumulate(best_DU, axis=1)[:, :-1]
-    is_on_front_DC = (accuracies_DC == best_DU[:, size_index_C]) & (accuracies_DC > best_smaller_DU[:, size_index_C])
-    return [float(share) for share in is_on_front_DC.mean(axis=0)]
+    is_on_frontier_DC = (accuracies_DC == best_DU[:, size_index_C]) & (accuracies_DC > best_smaller_DU[:, size_index_C])
+    return [float(share) for share in is_on_frontier_DC.mean(axis=0)]
 
 
 def best_within(cells: Sequence[Cell], budget: int) -> Cell | None:
@@ -115,15 +121,15 @@ def best_within(cells: Sequence[Cell], budget: int) -> Cell | None:
         and cell.trainable_parameters <= budget
     ]
 
-    def best_first(cell: Cell) -> tuple[float, int, str]:
+    def order_key(cell: Cell) -> tuple[float, int, str]:
         return -(cell.selection_score or 0.0), cell.trainable_parameters or 0, cell.name
 
-    return min(candidates, key=best_first, default=None)
+    return min(candidates, key=order_key, default=None)
 
 
-def budgets(smallest: int, largest: int) -> list[int]:
-    """Return the round budgets (1, 2 or 5 times a power of ten) from the first of at least `smallest` to the first of
-    at least `largest`."""
+def round_budgets(smallest: int, largest: int) -> list[int]:
+    """Return the round numbers (1, 2 or 5 times a power of ten) from `smallest` up. The last is the first that is not
+    below `largest`."""
     round_numbers = [digit * 10**power for power in range(len(str(largest)) + 1) for digit in (1, 2, 5)]
-    last = next(budget for budget in round_numbers if budget >= largest)
-    return [budget for budget in round_numbers if smallest <= budget <= last]
+    largest_budget = next(budget for budget in round_numbers if budget >= largest)
+    return [budget for budget in round_numbers if smallest <= budget <= largest_budget]

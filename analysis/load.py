@@ -1,6 +1,6 @@
 """Read a results store, in a folder or behind a URL: `<run>/manifest.json`, `trials/<key>.json`, `baselines.json`.
 
-The JSON records are the source of truth. `trials.parquet` is made from them and is not read here.
+Only the JSON records count. `trials.parquet` is made from them and is not read here.
 A record that cannot be read is skipped, and its file is named. A manifest that cannot be read is an error.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from analysis.folders import Folders
-from analysis.noninferiority import MARGIN
+from analysis.noninferiority import DEFAULT_MARGIN
 from analysis.records import Trial, get_object, json_object, trial_from_record
 from analysis.runs import (
     READ_ERRORS,
@@ -29,7 +29,7 @@ from lopt.locations import Location, location, read_files
 if TYPE_CHECKING:
     import pandas as pd
 
-_PlanOrBaseline = TypeVar("_PlanOrBaseline", PlannedCell, Baseline)
+_CellOrBaseline = TypeVar("_CellOrBaseline", PlannedCell, Baseline)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +41,8 @@ class Results:
         records: the records of these trials, by key.
         unreadable_files: files that cannot be read, each as "name: reason".
         superseded_count: number of old failures that have been tried again since.
-        left_out_count: number of trials that are no longer in their run's space, because the space has changed.
-        repeated_count: number of records with the key of an earlier record, of the same run or of another.
+        left_out_count: number of trials that do not fit their run's space any more, because the space has changed.
+        repeated_count: number of records whose key an earlier record of any run has as well.
         differing_count: number of repeated records whose results differ from those of the earlier record.
         margin: difference in accuracy (a fraction) within which a smaller prompt is as good as the full one.
     """
@@ -66,13 +66,15 @@ class Results:
         return pd.DataFrame([asdict(trial) for trial in self.trials], columns=list(Trial.__dataclass_fields__))
 
 
-def load(paths: Sequence[Location], margin: float = MARGIN, folders: Folders | None = None) -> Results:
-    """Read and pool runs. Of several records with one key, the first that did not fail counts (but see `_replaces`).
+def load(run_paths: Sequence[Location], margin: float = DEFAULT_MARGIN, folders: Folders | None = None) -> Results:
+    """Read and pool runs. Of several records with the same key, one counts: usually the first that did not fail
+    (`_should_replace` has the exact rule).
 
     Args:
-        paths: the folders or URLs of the runs.
+        run_paths: the folders or URLs of the runs.
         margin: difference in accuracy (a fraction) within which a smaller prompt is as good as the full one.
-        folders: shared by the calls whose results will be compared, so that a folder that has moved keeps one path.
+        folders: the canonical paths of folders. Calls whose results will be compared share it, so that a folder that
+            has moved between the runs has one path in all results.
 
     Raises:
         ReportError: a run's manifest cannot be read. Other files that cannot be read are in `unreadable_files`.
@@ -84,14 +86,14 @@ def load(paths: Sequence[Location], margin: float = MARGIN, folders: Folders | N
     unreadable_files: list[str] = []
     superseded_count = repeated_count = differing_count = left_out_count = 0
     folders = folders or Folders()
-    for path in paths:
-        run = load_run(path)
+    for run_path in run_paths:
+        run = load_run(run_path)
         runs.append(run)
         unreadable_files += run.unreadable_files
         # A file whose name begins with a dot is still being written.
-        files = [file for file in (path / "trials").glob("*.json") if not file.name.startswith(".")]
-        current_files = [file for file in files if ".failed-" not in file.name]
-        superseded_count += len(files) - len(current_files)
+        record_files = [file for file in (run_path / "trials").glob("*.json") if not file.name.startswith(".")]
+        current_files = [file for file in record_files if ".failed-" not in file.name]
+        superseded_count += len(record_files) - len(current_files)
         counted_files = [file for file in current_files if file.name.removesuffix(".json") not in run.left_out_keys]
         left_out_count += len(current_files) - len(counted_files)
         for file, content in read_files(sorted(counted_files, key=lambda file: file.name)):
@@ -103,21 +105,21 @@ def load(paths: Sequence[Location], margin: float = MARGIN, folders: Folders | N
                 trial = trial_from_record(record, run.path_text)
                 trial = replace(trial, audited_at=run.audits.get(trial.key))
             except READ_ERRORS as error:
-                unreadable_files.append(f"{path.name}/trials/{file.name}: {error_text(error)}")
+                unreadable_files.append(f"{run_path.name}/trials/{file.name}: {error_text(error)}")
                 continue
-            earlier = trials.get(trial.key)
-            if earlier is not None:
+            earlier_trial = trials.get(trial.key)
+            if earlier_trial is not None:
                 repeated_count += 1
-                both_finished = "failed" not in (earlier.status, trial.status)
-                differing_count += both_finished and _scores(earlier) != _scores(trial)
-            if earlier is None or _replaces(trial, earlier):
+                neither_failed = "failed" not in (earlier_trial.status, trial.status)
+                differing_count += neither_failed and _result_scores(earlier_trial) != _result_scores(trial)
+            if earlier_trial is None or _should_replace(trial, earlier_trial):
                 trials[trial.key], records[trial.key] = trial, record
         try:
-            for baseline in load_baselines(path / "baselines.json"):
+            for baseline in load_baselines(run_path / "baselines.json"):
                 baseline = _with_canonical_paths(baseline, folders)
                 baselines[baseline.backbone, baseline.task, baseline.test_split, baseline.test_n] = baseline
         except READ_ERRORS as error:
-            unreadable_files.append(f"{path.name}/baselines.json: {error_text(error)}")
+            unreadable_files.append(f"{run_path.name}/baselines.json: {error_text(error)}")
     cells_of_runs = [tuple(_with_canonical_paths(cell, folders) for cell in run.cells) for run in runs]
     return Results(
         runs=tuple(replace(run, cells=cells) for run, cells in zip(runs, cells_of_runs, strict=True)),
@@ -133,25 +135,29 @@ def load(paths: Sequence[Location], margin: float = MARGIN, folders: Folders | N
     )
 
 
-def _scores(trial: Trial) -> tuple[float | None, float | None]:
+def _result_scores(trial: Trial) -> tuple[float | None, float | None]:
     return trial.test_accuracy, trial.selection_score
 
 
-def _replaces(trial: Trial, earlier: Trial) -> bool:
+def _should_replace(trial: Trial, earlier_trial: Trial) -> bool:
     """Return whether the trial counts in place of an earlier one with the same key.
 
     A finished trial replaces a failed one. If both finished with the same scores, a trial with predictions replaces a
     trial without.
     """
-    if earlier.status == "failed" or trial.status == "failed":
-        return earlier.status == "failed" and trial.status != "failed"
-    has_same_scores = _scores(trial) == _scores(earlier)
-    return has_same_scores and trial.is_confirmed and _has_predictions(trial) and not _has_predictions(earlier)
+    if earlier_trial.status == "failed" or trial.status == "failed":
+        return earlier_trial.status == "failed" and trial.status != "failed"
+    have_same_scores = _result_scores(trial) == _result_scores(earlier_trial)
+    return have_same_scores and trial.is_confirmed and _has_predictions(trial) and not _has_predictions(earlier_trial)
 
 
 def _has_predictions(trial: Trial) -> bool:
     return is_file(location(trial.run) / "predictions" / f"{trial.key}.parquet")
 
 
-def _with_canonical_paths(item: _PlanOrBaseline, folders: Folders) -> _PlanOrBaseline:
-    return replace(item, task=folders.canonical_path(item.task), backbone=folders.canonical_path(item.backbone))
+def _with_canonical_paths(cell_or_baseline: _CellOrBaseline, folders: Folders) -> _CellOrBaseline:
+    return replace(
+        cell_or_baseline,
+        task=folders.canonical_path(cell_or_baseline.task),
+        backbone=folders.canonical_path(cell_or_baseline.backbone),
+    )

@@ -42,22 +42,22 @@ class Provenance:
 
 def warnings(results: Results, groups: Sequence[Group]) -> list[str]:
     """Return what a reader of the report must know before the first number."""
-    lines = []
-    planned_cells = [cell for group in groups for cell in group.cells if cell.planned]
+    texts = []
+    planned_cells = [cell for group in groups for cell in group.cells if cell.is_planned]
     confirmed_count = sum(cell.accuracy is not None for cell in planned_cells)
     unfinished_runs = [run.name for run in results.runs if run.status != "complete"]
     is_single = len(results.runs) == 1
     if unfinished_runs:
         progress = "The run is not finished" if is_single else f"Not finished yet: {', '.join(unfinished_runs)}"
-        lines.append(f"{progress}. {confirmed_count} of {len(planned_cells)} cells have a confirmed trial.")
+        texts.append(f"{progress}. {confirmed_count} of {len(planned_cells)} cells have a confirmed trial.")
     elif confirmed_count < len(planned_cells):
         progress = "The run is complete" if is_single else "The runs are complete"
-        lines.append(f"{progress}, but only {confirmed_count} of {len(planned_cells)} cells have a confirmed trial.")
-    lines += filter(None, (_few_seeds(results, group, len(groups) > 1) for group in groups if not unfinished_runs))
+        texts.append(f"{progress}, but only {confirmed_count} of {len(planned_cells)} cells have a confirmed trial.")
+    texts += filter(None, (_few_seeds_text(results, group, len(groups) > 1) for group in groups if not unfinished_runs))
     if not results.trials:
-        lines.append("There is no readable trial record yet.")
+        texts.append("There is no readable trial record yet.")
     if missing_folders := [f"{run.name}/trials" for run in results.runs if not _has_trials_folder(run)]:
-        lines.append(
+        texts.append(
             f"Missing: {', '.join(missing_folders)}. The records of the trials should be there, one JSON file each; "
             "trials.parquet is made from them and is not read."
         )
@@ -65,51 +65,51 @@ def warnings(results: Results, groups: Sequence[Group]) -> list[str]:
         kind = "record" if any("/trials/" in file for file in results.unreadable_files) else "file"
         singular, plural = f"{kind} could not be read and is", f"{kind}s could not be read and are"
         files = _count_text(len(results.unreadable_files), singular, plural)
-        lines.append(f"{files} left out: {'; '.join(results.unreadable_files)}.")
-    lines += filter(None, (_unusable_predictions(group, len(groups) > 1) for group in groups))
+        texts.append(f"{files} left out: {'; '.join(results.unreadable_files)}.")
+    texts += filter(None, (_unusable_predictions_text(group, len(groups) > 1) for group in groups))
     confirmed_cells = [(group, cell) for group in groups for cell in group.confirmed_cells]
-    stale_cells = [_cell_name(groups, group, cell) for group, cell in confirmed_cells if not cell.winner_is_confirmed]
+    stale_cells = [_cell_name(groups, group, cell) for group, cell in confirmed_cells if not cell.is_winner_confirmed]
     if stale_cells:
-        lines.append(
+        texts.append(
             "The search has found a better setting than the confirmed one, but no trial has confirmed it yet: "
             f"{', '.join(stale_cells)}. The numbers are those of the earlier setting."
         )
-    for group in groups:
-        lines += filter(None, (_different_examples(group), _different_weights(group), _different_metrics(group)))
+    comparability_texts = (_different_examples_text, _different_weights_text, _different_metrics_text)
+    texts += filter(None, (write_text(group) for group in groups for write_text in comparability_texts))
     run_provenances = [run.manifest.get("provenance") or {} for run in results.runs]
     if any(source.get("dirty") for source in run_provenances) or any(trial.dirty for trial in results.trials):
-        lines.append("Unclean working tree: some of these numbers were made with uncommitted changes to the code.")
+        texts.append("Unclean working tree: some of these numbers were made with uncommitted changes to the code.")
     if len(commits := {trial.commit for trial in results.trials if trial.commit}) > 1:
-        lines.append(f"The trials were made with {len(commits)} different commits of the code.")
-    return lines
+        texts.append(f"The trials were made with {len(commits)} different commits of the code.")
+    return texts
 
 
-def _unusable_predictions(group: Group, several_groups: bool) -> str | None:
+def _unusable_predictions_text(group: Group, has_several_groups: bool) -> str | None:
     """Name the files of predictions that cannot be used, and say how the report changes without them."""
     cells = group.confirmed_cells
     unusable = predictions.unusable_predictions([trial for cell in cells for trial in cell.confirmed_trials])
     if not unusable:
         return None
-    keys, full = {entry.trial.key for entry in unusable}, full_prompt(group)
-    affected_cells = [cell for cell in cells if any(trial.key in keys for trial in cell.confirmed_trials)]
+    unusable_keys, full_cell = {entry.trial.key for entry in unusable}, full_prompt(group)
+    affected_cells = [cell for cell in cells if any(trial.key in unusable_keys for trial in cell.confirmed_trials)]
     effects = []
     if cells_of_several_seeds := [cell for cell in affected_cells if len(cell.confirmed_trials) > 1]:
         effects.append(f"intervals come from the seeds' accuracies alone ({_labels(cells_of_several_seeds)})")
-    if full and len(full.confirmed_trials) > 1:
-        cells_without_test = cells if full in affected_cells else affected_cells
-        if untested_cells := [cell for cell in cells_without_test if cell is not full]:
+    if full_cell and len(full_cell.confirmed_trials) > 1:
+        cells_without_test = cells if full_cell in affected_cells else affected_cells
+        if untested_cells := [cell for cell in cells_without_test if cell is not full_cell]:
             effects.append(f"there is no test and no verdict against the full prompt ({_labels(untested_cells)})")
     if len(cells) > 1:
         effects.append("the certainty of the frontier is estimated from each cell's own interval")
-    beginning = f"For {group.title}: predictions" if several_groups else "Predictions"
+    beginning = f"For {group.title}: predictions" if has_several_groups else "Predictions"
     files = "; ".join(dict.fromkeys(f"{entry.file} ({entry.reason})" for entry in unusable))
     return f"{beginning} that cannot be used: {files}. Without them, {'; '.join(effects) or 'nothing changes'}."
 
 
 def failures(groups: Sequence[Group]) -> list[Failure]:
     """Return the failed trials by exception type, most frequent first."""
-    failed = [(group, trial) for group in groups for trial in group.trials if trial.status == "failed"]
-    by_type = grouped(failed, lambda pair: pair[1].error_type or "unknown")
+    failed_trials = [(group, trial) for group in groups for trial in group.trials if trial.status == "failed"]
+    failures_by_type = grouped(failed_trials, lambda pair: pair[1].error_type or "unknown")
     return [
         Failure(
             type=error_type,
@@ -117,7 +117,7 @@ def failures(groups: Sequence[Group]) -> list[Failure]:
             message=pairs[0][1].error_message or "",
             cells=tuple(dict.fromkeys(_trial_cell_name(groups, group, trial) for group, trial in pairs)),
         )
-        for error_type, pairs in sorted(by_type.items(), key=lambda item: -len(item[1]))
+        for error_type, pairs in sorted(failures_by_type.items(), key=lambda item: -len(item[1]))
     ]
 
 
@@ -157,25 +157,25 @@ def _has_trials_folder(run: Run) -> bool:
     return has_only_begun or (run.path / "trials").is_dir()
 
 
-def _few_seeds(results: Results, group: Group, several_groups: bool) -> str | None:
+def _few_seeds_text(results: Results, group: Group, has_several_groups: bool) -> str | None:
     """Name the cells of complete runs that have fewer seeds than planned, even if failed seeds are counted."""
-    counts = [(run.manifest.get("space") or {}).get("confirm_seeds") for run in results.runs]
-    planned_seeds = min((count for count in counts if isinstance(count, int)), default=0)
-    planned_cells = [cell for cell in group.confirmed_cells if cell.planned]
-    cells = [cell for cell in planned_cells if len(cell.confirmed_trials) + cell.lost_count < planned_seeds]
-    if not cells:
+    seed_counts = [(run.manifest.get("space") or {}).get("confirm_seeds") for run in results.runs]
+    planned_seeds = min((count for count in seed_counts if isinstance(count, int)), default=0)
+    planned_cells = [cell for cell in group.confirmed_cells if cell.is_planned]
+    short_cells = [cell for cell in planned_cells if len(cell.confirmed_trials) + cell.lost_seed_count < planned_seeds]
+    if not short_cells:
         return None
-    beginning = f"For {group.title}: fewer" if several_groups else "Fewer"
-    cell_texts = ", ".join(f"{cell.label} ({len(cell.confirmed_trials)})" for cell in cells)
+    beginning = f"For {group.title}: fewer" if has_several_groups else "Fewer"
+    cell_texts = ", ".join(f"{cell.label} ({len(cell.confirmed_trials)})" for cell in short_cells)
     return f"{beginning} confirmed seeds than the {planned_seeds} planned: {cell_texts}."
 
 
-def _different_examples(group: Group) -> str | None:
+def _different_examples_text(group: Group) -> str | None:
     """Name the cells that were scored on different test examples in pooled runs, and so cannot be compared."""
-    by_examples = grouped(group.confirmed_cells, lambda cell: cell.confirmed_trials[0].scored_on).values()
-    if len(by_examples) < 2:
+    cell_groups = grouped(group.confirmed_cells, lambda cell: cell.confirmed_trials[0].scored_on).values()
+    if len(cell_groups) < 2:
         return None
-    examples = "; ".join(f"{examples_text(cells[0].confirmed_trials[0])} ({_labels(cells)})" for cells in by_examples)
+    examples = "; ".join(f"{examples_text(cells[0].confirmed_trials[0])} ({_labels(cells)})" for cells in cell_groups)
     return (
         f"For {group.title}, not all cells were scored on the same test examples: {examples}. A difference between "
         f"them may come from that alone, so {_SEPARATE_REPORTS}."
@@ -190,43 +190,43 @@ def examples_text(trial: Trial) -> str:
     )
 
 
-def _different_weights(group: Group) -> str | None:
+def _different_weights_text(group: Group) -> str | None:
     """Name the weights if the backbone's folder held different weights in the pooled runs."""
     cells = group.confirmed_cells if Path(group.backbone).is_absolute() else ()
-    by_revision = grouped(cells, lambda cell: cell.confirmed_trials[0].model_revision or "unknown")
-    if len(by_revision) < 2:
+    cells_by_revision = grouped(cells, lambda cell: cell.confirmed_trials[0].model_revision or "unknown")
+    if len(cells_by_revision) < 2:
         return None
-    revisions = "; ".join(f"{revision} ({_labels(cells)})" for revision, cells in by_revision.items())
+    revisions = "; ".join(f"{revision} ({_labels(cells)})" for revision, cells in cells_by_revision.items())
     return (
         f"For {group.title}, the backbone's folder did not hold the same weights for all cells: "
         f"{revisions}. A difference between them may come from that alone, so {_SEPARATE_REPORTS}."
     )
 
 
-def _different_metrics(group: Group) -> str | None:
+def _different_metrics_text(group: Group) -> str | None:
     """Name the metrics if the trials of pooled runs were selected by different ones."""
-    names = sorted({METRICS.get(trial.metric, trial.metric) for trial in group.trials})
-    if len(names) < 2:
+    metric_names = sorted({METRICS.get(trial.metric, trial.metric) for trial in group.trials})
+    if len(metric_names) < 2:
         return None
     return (
-        f"For {group.title}, trials are selected by different metrics ({', '.join(names)}), so neither the choice of "
-        f"cells nor the answer is valid: {_SEPARATE_REPORTS}."
+        f"For {group.title}, trials are selected by different metrics ({', '.join(metric_names)}), so neither the "
+        f"choice of cells nor the answer is valid: {_SEPARATE_REPORTS}."
     )
 
 
-def _selection_metric(group: Group) -> str | None:
+def _selection_metric_text(group: Group) -> str | None:
     """Say by which metric trials are selected, unless it is accuracy for all of them."""
-    names = sorted({METRICS.get(trial.metric, trial.metric) for trial in group.trials} - {METRICS["accuracy"]})
-    if not names:
+    metrics = sorted({METRICS.get(trial.metric, trial.metric) for trial in group.trials} - {METRICS["accuracy"]})
+    if not metrics:
         return None
-    if any(trial.metric == "accuracy" for trial in group.trials) or len(names) > 1:
+    if any(trial.metric == "accuracy" for trial in group.trials) or len(metrics) > 1:
         return (
-            f"For {group.title}, some trials are selected by {' or '.join(names)} on the held-out data and others by "
-            f"another metric. These scores cannot be compared: {_SEPARATE_REPORTS}."
+            f"For {group.title}, some trials are selected by {' or '.join(metrics)} on the held-out data and "
+            f"others by another metric. These scores cannot be compared: {_SEPARATE_REPORTS}."
         )
     return (
-        f"For {group.title}, steps, trials and settings are selected by {names[0]} on the held-out data. Wherever this "
-        f"page says held-out accuracy, read {names[0]}. Test accuracy and optimism are plain accuracy."
+        f"For {group.title}, steps, trials and settings are selected by {metrics[0]} on the held-out data. "
+        f"Wherever this page says held-out accuracy, read {metrics[0]}. Test accuracy and optimism are plain accuracy."
     )
 
 
@@ -241,7 +241,7 @@ def notes(results: Results, groups: Sequence[Group]) -> Iterator[str]:
                 f"The runs on {group.title} are few-shot runs (shots = {group.shots}). They are not compared with the "
                 "published numbers, which come from all of the training data."
             )
-        if metric_note := _selection_metric(group):
+        if metric_note := _selection_metric_text(group):
             yield metric_note
     confirmed_cells = [(group, cell) for group in groups for cell in group.confirmed_cells]
     for group, cell in confirmed_cells:
@@ -255,9 +255,9 @@ def notes(results: Results, groups: Sequence[Group]) -> Iterator[str]:
         run_trials = [trial for trial in results.trials if trial.run == run.path_text]
         if text := audit_text(audit_early_stopping(run_trials, run.rungs[0] if run.rungs else None)):
             yield text if len(results.runs) == 1 else f"{run.name}: {text}"
-    if sources := [trial.reused_from for trial in results.trials if trial.reused_from is not None]:
-        trials = _count_text(len(sources), "trial was", "trials were")
-        yield f"{trials} not run for this sweep but taken from {', '.join(sorted({*sources}))}."
+    if source_runs := [trial.reused_from for trial in results.trials if trial.reused_from is not None]:
+        trials_text = _count_text(len(source_runs), "trial was", "trials were")
+        yield f"{trials_text} not run for this sweep but taken from {', '.join(sorted({*source_runs}))}."
     cells_of_several_seeds = [cell for _, cell in confirmed_cells if len(cell.confirmed_trials) > 1]
     frozen_trials = [trial for cell in cells_of_several_seeds for trial in cell.confirmed_trials if trial.frozen_draw]
     frozen_draws = {(method_label(trial.method), trial.frozen_draw) for trial in frozen_trials}
@@ -279,15 +279,16 @@ def notes(results: Results, groups: Sequence[Group]) -> Iterator[str]:
     }
     for task, split, subset_size, split_size in sorted(subsets, key=str):
         yield f"{task} was scored on {subset_size:,} of the {split_size:,} examples of its {split} split."
-    if cut := sum(trial.truncated_count for trial in confirmed_trials):
-        test_cut = sum(trial.test_truncated_count for trial in confirmed_trials)
-        scored = sum(trial.test_n or 0 for trial in confirmed_trials)
-        share = f"{test_cut:,} of {scored:,} test examples of confirmed trials ({100 * test_cut / scored:.1f} %)"
-        other_parts = ", and some examples for training or selection" if cut > test_cut else ""
-        yield f"Texts that did not fit into the model's input were cut: {share}{other_parts}."
+    if cut_count := sum(trial.truncated_count for trial in confirmed_trials):
+        test_cut_count = sum(trial.test_truncated_count for trial in confirmed_trials)
+        scored_count = sum(trial.test_n or 0 for trial in confirmed_trials)
+        cut_percent = 100 * test_cut_count / scored_count
+        share_text = f"{test_cut_count:,} of {scored_count:,} test examples of confirmed trials ({cut_percent:.1f} %)"
+        other_parts = ", and some examples for training or selection" if cut_count > test_cut_count else ""
+        yield f"Texts that did not fit into the model's input were cut: {share_text}{other_parts}."
     if results.left_out_count:
-        trials = _count_text(results.left_out_count, "trial of a cell or range", "trials of cells or ranges")
-        yield f"Left out: {trials} that the space no longer has."
+        trials_text = _count_text(results.left_out_count, "trial of a cell or range", "trials of cells or ranges")
+        yield f"Left out: {trials_text} that the space no longer has."
     if results.superseded_count:
         singular, plural = "earlier failure of a trial that was", "earlier failures of trials that were"
         yield f"Not counted: {_count_text(results.superseded_count, singular, plural)} tried again since."
@@ -305,24 +306,24 @@ def caveats(groups: Sequence[Group], has_published_numbers: bool) -> tuple[str, 
 
 def _duration_text(run: Run) -> str | None:
     """Return how long all commands of the run took together, with the prediction if there is one."""
-    predicted = run.prediction
-    if not predicted:
+    prediction = run.prediction
+    if not prediction:
         return render.duration(run.elapsed_s) if run.elapsed_s else None
-    low, high = render.duration(predicted.low_s), render.duration(predicted.high_s)
-    spent_s = (run.elapsed_s or 0.0) - predicted.elapsed_before_s
+    low, high = render.duration(prediction.low_s), render.duration(prediction.high_s)
+    spent_s = (run.elapsed_s or 0.0) - prediction.elapsed_before_s
     progress = f"took {render.duration(spent_s)}{'' if run.status == 'complete' else ' so far'}"
     return (
         f"predicted {low} to {high}, {progress if spent_s > 0 else 'nothing has run since'}; "
-        f"{predicted.finished_count} of {predicted.trial_count} trials were finished when it was predicted"
+        f"{prediction.finished_count} of {prediction.trial_count} trials were finished when it was predicted"
     )
 
 
-def _to_the_second(time: object) -> object:
+def _to_the_second(iso_time: object) -> object:
     """Return an ISO time without fractions of a second. Return anything else as it is."""
     try:
-        return datetime.fromisoformat(str(time)).isoformat(" ", "seconds")
+        return datetime.fromisoformat(str(iso_time)).isoformat(" ", "seconds")
     except ValueError:
-        return time
+        return iso_time
 
 
 def provenance(run: Run) -> Provenance:
@@ -330,7 +331,6 @@ def provenance(run: Run) -> Provenance:
     source = manifest.get("provenance") or {}
     command = manifest.get("command") or []
     space = manifest.get("space") or {}
-    unclean = ", unclean working tree" if source.get("dirty") else ""
     facts = {
         "space": ", profile ".join(str(space[key]) for key in ("name", "profile") if space.get(key)),
         "trials per cell": space.get("trials_per_cell"),
@@ -338,7 +338,7 @@ def provenance(run: Run) -> Provenance:
         "started": _to_the_second(manifest.get("started_at")),
         "updated": _to_the_second(manifest.get("updated_at")),
         "time": _duration_text(run),
-        "commit": f"{source.get('commit') or 'unknown'}{unclean}",
+        "commit": f"{source.get('commit') or 'unknown'}{', unclean working tree' if source.get('dirty') else ''}",
         **{f"hardware: {key}": value for key, value in (source.get("hardware") or {}).items()},
         **{f"version: {key}": value for key, value in (source.get("versions") or {}).items()},
     }

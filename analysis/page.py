@@ -23,8 +23,8 @@ class Item:
     """A table or a figure, ready for a page.
 
     Attributes:
-        stem: the name of its files without the ending.
-        published: whether it shows published numbers.
+        stem: the name of the item's files without the ending.
+        published: whether the item shows published numbers.
     """
 
     stem: str
@@ -78,17 +78,19 @@ def write_report(results: Results, out: Path) -> tuple[list[Section], list[str]]
     _clear_folder(out / "figures", ("svg", "pdf", "png", "csv"), [*plots, *plot_errors])
     specs: list[TableSpec | PlotSpec] = [*tables.values(), *plots.values()]
     specs.sort(key=lambda spec: spec.place)
-    by_backbone = grouped(all_groups, lambda group: (group.backbone, group.shots))
-    suffixes = _suffixes([(group.backbone_name, group.task_name, _shots_text(group)) for group in all_groups])
-    overview_suffixes = _suffixes([(tasks[0].backbone_name, _shots_text(tasks[0])) for tasks in by_backbone.values()])
+    groups_by_backbone = grouped(all_groups, lambda group: (group.backbone, group.shots))
+    suffixes = _file_name_suffixes([(group.backbone_name, group.task_name, _shots_text(group)) for group in all_groups])
+    overview_suffixes = _file_name_suffixes(
+        [(task_groups[0].backbone_name, _shots_text(task_groups[0])) for task_groups in groups_by_backbone.values()]
+    )
     sections = [
-        _make_section(group, by_backbone[group.backbone, group.shots], specs, writer, suffix)
+        _make_section(group, groups_by_backbone[group.backbone, group.shots], specs, writer, suffix)
         for group, suffix in zip(all_groups, suffixes, strict=True)
     ]
     overviews = [
-        _make_overview(tasks, tables, writer, suffix)
-        for tasks, suffix in zip(by_backbone.values(), overview_suffixes, strict=True)
-        if len(tasks) > 1
+        _make_overview(task_groups, tables, writer, suffix)
+        for task_groups, suffix in zip(groups_by_backbone.values(), overview_suffixes, strict=True)
+        if len(task_groups) > 1
     ]
     errors = [*dict.fromkeys(writer.errors)]
     error_warnings = [f"Left out, because it failed: {error}" for error in errors]
@@ -108,25 +110,25 @@ def write_report(results: Results, out: Path) -> tuple[list[Section], list[str]]
     return sections, errors
 
 
-def _clear_folder(folder: Path, endings: Sequence[str], names: Sequence[str]) -> None:
+def _clear_folder(folder: Path, endings: Sequence[str], spec_names: Sequence[str]) -> None:
     """Make the folder, and delete the files of an earlier report, because it may have had more groups."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
+    for spec_name in spec_names:
         for ending in endings:
-            for file in (folder / f"{name}.{ending}", *folder.glob(f"{name}--*.{ending}")):
+            for file in (folder / f"{spec_name}.{ending}", *folder.glob(f"{spec_name}--*.{ending}")):
                 file.unlink(missing_ok=True)
 
 
 def write_pages(name: str, context: Mapping[str, object], out: Path) -> None:
     """Write `name`.html and `name`.md from their templates."""
     templates = FileSystemLoader(Path(__file__).parent / "templates")
-    for page, autoescape in ((f"{name}.html", True), (f"{name}.md", False)):
-        env = Environment(
+    for page_name, autoescape in ((f"{name}.html", True), (f"{name}.md", False)):
+        environment = Environment(
             loader=templates, autoescape=autoescape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
-        env.filters |= {"table_html": render.html, "table_md": render.markdown}
-        env.filters |= {"md": render.markdown_text, "code": render.markdown_code, "unbroken": render.keep_units}
-        (out / page).write_text(env.get_template(f"{page}.j2").render(context), encoding="utf-8")
+        environment.filters |= {"table_html": render.html, "table_md": render.markdown}
+        environment.filters |= {"md": render.markdown_text, "code": render.markdown_code, "unbroken": render.keep_units}
+        (out / page_name).write_text(environment.get_template(f"{page_name}.j2").render(context), encoding="utf-8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +146,9 @@ class _Writer:
             info = spec.info(subject)  # type: ignore[arg-type]
             if isinstance(info, Missing):
                 return info
-            item, files = _render(spec, info, stem) if isinstance(spec, TableSpec) else _draw(spec, info, stem)
+            item, files = (
+                _render_table(spec, info, stem) if isinstance(spec, TableSpec) else _draw_figure(spec, info, stem)
+            )
         except PLUGIN_ERRORS as error:
             self.errors.append(error_line(error, f"analysis/{package}/{spec.name}.py"))
             return Missing("it failed, as said at the top")
@@ -154,33 +158,39 @@ class _Writer:
 
 
 def _make_section(
-    group: Group, tasks: Sequence[Group], specs: Sequence[TableSpec | PlotSpec], writer: _Writer, suffix: str
+    group: Group, task_groups: Sequence[Group], specs: Sequence[TableSpec | PlotSpec], writer: _Writer, suffix: str
 ) -> Section:
-    """Make the section of a group. `tasks` holds the groups of all tasks with the same backbone and number of shots.
+    """Make the section of a group.
 
-    If there are several such groups, the tables that span tasks are in an overview and not in the section.
+    Args:
+        task_groups: the groups of all tasks with the same backbone and number of shots. If there are several, the
+            tables that span tasks are in an overview and not in the section.
     """
-    items, missing = [], []
+    items, missing_texts = [], []
     for spec in specs:
         spans_tasks = isinstance(spec, TableSpec) and spec.across
-        if spans_tasks and len(tasks) > 1:
+        if spans_tasks and len(task_groups) > 1:
             continue
-        item = writer.make_item(spec, tasks if spans_tasks else group, suffix)
+        item = writer.make_item(spec, task_groups if spans_tasks else group, suffix)
         if isinstance(item, Item):
             items.append(item)
         elif not item.quiet:
-            missing.append(f"{spec.title.rstrip('?')}: {item.reason}.")
-    return Section(group=group, headline=headline(group), items=tuple(items), missing=tuple(missing))
+            missing_texts.append(f"{spec.title.rstrip('?')}: {item.reason}.")
+    return Section(group=group, headline=headline(group), items=tuple(items), missing=tuple(missing_texts))
 
 
-def _make_overview(tasks: Sequence[Group], tables: dict[str, TableSpec], writer: _Writer, suffix: str) -> Overview:
-    """Make the tables that span these groups: all tasks of one backbone."""
-    items = [writer.make_item(spec, tasks, suffix) for spec in tables.values() if spec.across]
-    title = f"All tasks with {tasks[0].backbone_name}" + (f" ({_shots_text(tasks[0])})" if tasks[0].shots else "")
+def _make_overview(
+    task_groups: Sequence[Group], tables: dict[str, TableSpec], writer: _Writer, suffix: str
+) -> Overview:
+    """Make the tables that span these groups, which are all tasks of one backbone with one number of shots."""
+    items = [writer.make_item(spec, task_groups, suffix) for spec in tables.values() if spec.across]
+    title = f"All tasks with {task_groups[0].backbone_name}" + (
+        f" ({_shots_text(task_groups[0])})" if task_groups[0].shots else ""
+    )
     return Overview(title=title, items=tuple(item for item in items if isinstance(item, Item)))
 
 
-def _render(spec: TableSpec, info: object, stem: str) -> tuple[Item, dict[str, bytes]]:
+def _render_table(spec: TableSpec, info: object, stem: str) -> tuple[Item, dict[str, bytes]]:
     """Return a table, and the contents of its files by their endings."""
     table = spec.render(info)
     if not isinstance(table, Table):
@@ -193,9 +203,9 @@ def _render(spec: TableSpec, info: object, stem: str) -> tuple[Item, dict[str, b
     return item, {ending: text.encode() for ending, text in contents.items()}
 
 
-def _draw(spec: PlotSpec, info: object, stem: str) -> tuple[Item, dict[str, bytes]]:
+def _draw_figure(spec: PlotSpec, info: object, stem: str) -> tuple[Item, dict[str, bytes]]:
     """Return a figure, and the contents of its files by their endings."""
-    from matplotlib import rc_context  # slow to import: --help does without it
+    from matplotlib import rc_context  # imported here, because it is slow and --help does not need it
     from matplotlib.figure import Figure
 
     from analysis import style
@@ -207,7 +217,7 @@ def _draw(spec: PlotSpec, info: object, stem: str) -> tuple[Item, dict[str, byte
     caption = spec.caption(info)
     if not isinstance(caption, str):
         raise TypeError(f"caption returned {type(caption).__name__}, not a text")
-    files = {"csv": render.rows_csv(spec.data(info)).encode(), **style.files(figure)}
+    files = {"csv": render.rows_csv(spec.data(info)).encode(), **style.figure_files(figure)}
     svg = style.inline_svg(files["svg"].decode(), stem, caption)
     return Item(stem=stem, title=spec.title, svg=svg, caption=caption), files
 
@@ -216,10 +226,10 @@ def _shots_text(group: Group) -> str:
     return f"{group.shots}-shot" if group.shots else ""
 
 
-def _suffixes(names: Sequence[tuple[str, ...]]) -> list[str]:
-    """Return a suffix of file names for each of these names, which are tuples of parts. All suffixes differ.
+def _file_name_suffixes(names: Sequence[tuple[str, ...]]) -> list[str]:
+    """Return a suffix of file names for each group or overview. The name of a group or overview is a tuple of parts.
 
-    If there is only one name, its suffix is empty.
+    All suffixes differ. If there is only one name, its suffix is empty.
     """
     if len(names) == 1:
         return [""]

@@ -1,4 +1,4 @@
-"""Which test examples each confirmed trial got right. They are read from the files of predictions of its run."""
+"""Which test examples each confirmed trial got right, read from the files of predictions of its run."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow
 
-_TOLERANCE = 1e-9  # by which the accuracies of the predictions and of the record may differ
+_ACCURACY_TOLERANCE = 1e-9  # the most by which the accuracies of predictions and record may differ
 
 
 @dataclass(frozen=True)
-class Scores:
+class TrialPredictions:
     """The content of one file of predictions. All arrays have the shape `[examples]`.
 
     Attributes:
@@ -59,34 +59,42 @@ def correct_by_trial(trials: Sequence[Trial]) -> np.ndarray | None:
     """Return 1 where a trial was right on an example, else 0, as `[trials, examples]`.
 
     Return None unless all trials have predictions that agree with their records and are of the same examples. Example
-    ids are row numbers, so two different data sets have the same ids. So the records must agree on the data, too.
+    ids are row numbers, which are the same in all data sets. Therefore the records must agree on the data as well.
     """
     import numpy as np
 
     if len({trial.scored_on for trial in trials}) > 1:
         return None
-    all_scores = [scores for trial in trials if isinstance(scores := _checked_scores(trial), Scores)]
-    if not all_scores or len(all_scores) < len(trials) or len({scores.examples_hash for scores in all_scores}) > 1:
+    all_predictions = [
+        trial_predictions
+        for trial in trials
+        if isinstance(trial_predictions := _read_checked_predictions(trial), TrialPredictions)
+    ]
+    if (
+        not all_predictions
+        or len(all_predictions) < len(trials)
+        or len({trial_predictions.examples_hash for trial_predictions in all_predictions}) > 1
+    ):
         return None
-    return np.stack([scores.correct for scores in all_scores])
+    return np.stack([trial_predictions.correct for trial_predictions in all_predictions])
 
 
 def unusable_predictions(trials: Sequence[Trial]) -> list[UnusablePredictions]:
     """Return the predictions of confirmed trials that cannot be used.
 
-    They are missing or damaged, or they belong to another record. Or their examples differ from those of most trials
-    that should have been scored on the same examples.
+    Such predictions are missing or damaged, or do not agree with the trial's record, or their examples are not those
+    of most trials that should have been scored on the same examples.
     """
-    scores_or_reasons = [_checked_scores(trial) for trial in trials]
-    hashes: dict[object, Counter[str]] = {}
-    for trial, scores in zip(trials, scores_or_reasons, strict=True):
-        if isinstance(scores, Scores):
-            hashes.setdefault(trial.scored_on, Counter())[scores.examples_hash] += 1
+    predictions_or_reasons = [_read_checked_predictions(trial) for trial in trials]
+    hash_counts: dict[object, Counter[str]] = {}
+    for trial, trial_predictions in zip(trials, predictions_or_reasons, strict=True):
+        if isinstance(trial_predictions, TrialPredictions):
+            hash_counts.setdefault(trial.scored_on, Counter())[trial_predictions.examples_hash] += 1
     unusable = []
-    for trial, scores in zip(trials, scores_or_reasons, strict=True):
-        if isinstance(scores, str):
-            reason = scores
-        elif scores.examples_hash != hashes[trial.scored_on].most_common(1)[0][0]:
+    for trial, trial_predictions in zip(trials, predictions_or_reasons, strict=True):
+        if isinstance(trial_predictions, str):
+            reason = trial_predictions
+        elif trial_predictions.examples_hash != hash_counts[trial.scored_on].most_common(1)[0][0]:
             reason = "its examples or their classes are not those of other trials"
         else:
             continue
@@ -105,11 +113,11 @@ def correct_by_group(*trial_groups: Sequence[Trial]) -> list[np.ndarray] | None:
     correct_KN = correct_by_trial([trial for group in trial_groups for trial in group])
     if correct_KN is None:
         return None
-    ends = [*accumulate(len(group) for group in trial_groups)]
-    return [correct_KN[end - len(group) : end] for group, end in zip(trial_groups, ends, strict=True)]
+    end_indices = [*accumulate(len(group) for group in trial_groups)]
+    return [correct_KN[end - len(group) : end] for group, end in zip(trial_groups, end_indices, strict=True)]
 
 
-def _whole_numbers(values: pyarrow.Array) -> np.ndarray:
+def _to_whole_numbers(array: pyarrow.Array) -> np.ndarray:
     """Convert an Arrow array without `to_numpy`, which imports pandas.
 
     Raises:
@@ -118,29 +126,29 @@ def _whole_numbers(values: pyarrow.Array) -> np.ndarray:
     import numpy as np
     import pyarrow
 
-    if not len(values) or values.null_count or not pyarrow.types.is_integer(values.type):
+    if not len(array) or array.null_count or not pyarrow.types.is_integer(array.type):
         raise ValueError(
-            f"a column should hold whole numbers, but holds {len(values)} values of type {values.type}, "
-            f"{values.null_count} of them missing"
+            f"a column should hold whole numbers, but holds {len(array)} values of type {array.type}, "
+            f"{array.null_count} of them missing"
         )
-    return np.frombuffer(values.buffers()[1], dtype=str(values.type))[values.offset : values.offset + len(values)]
+    return np.frombuffer(array.buffers()[1], dtype=str(array.type))[array.offset : array.offset + len(array)]
 
 
-def _checked_scores(trial: Trial) -> Scores | str:
+def _read_checked_predictions(trial: Trial) -> TrialPredictions | str:
     """Return the predictions of a confirmed trial, or the reason why they cannot be used."""
-    scores = _read_scores(trial.run, trial.key)
-    if isinstance(scores, str):
-        return scores
-    if len(scores.ids) != trial.test_n:
-        return f"it holds {len(scores.ids):,} examples, but its record has {trial.test_n or 0:,}"
-    accuracy, recorded = float(scores.correct.mean()), trial.test_accuracy or 0.0
-    if abs(accuracy - recorded) > _TOLERANCE:
-        return f"it gives an accuracy of {100 * accuracy:.4g} %, but its record has {100 * recorded:.4g} %"
-    return scores
+    trial_predictions = _read_predictions(trial.run, trial.key)
+    if isinstance(trial_predictions, str):
+        return trial_predictions
+    if len(trial_predictions.ids) != trial.test_n:
+        return f"it holds {len(trial_predictions.ids):,} examples, but its record has {trial.test_n or 0:,}"
+    accuracy, recorded_accuracy = float(trial_predictions.correct.mean()), trial.test_accuracy or 0.0
+    if abs(accuracy - recorded_accuracy) > _ACCURACY_TOLERANCE:
+        return f"it gives an accuracy of {100 * accuracy:.4g} %, but its record has {100 * recorded_accuracy:.4g} %"
+    return trial_predictions
 
 
 @cache
-def _read_scores(run: str, key: str) -> Scores | str:
+def _read_predictions(run: str, key: str) -> TrialPredictions | str:
     """Return the predictions of a trial, sorted by example id, or the reason why they cannot be read."""
     import numpy as np
     import pyarrow
@@ -152,7 +160,7 @@ def _read_scores(run: str, key: str) -> Scores | str:
         # `read_table` is nine times slower for such a small file.
         table = pyarrow.parquet.ParquetFile(content).read(["example_id", "gold", "predicted"])
         ids, gold, predicted = (
-            _whole_numbers(table.column(name).combine_chunks()) for name in ("example_id", "gold", "predicted")
+            _to_whole_numbers(table.column(name).combine_chunks()) for name in ("example_id", "gold", "predicted")
         )
     except FileNotFoundError:
         return "missing"
@@ -162,6 +170,6 @@ def _read_scores(run: str, key: str) -> Scores | str:
         return f"damaged: {shorten(str(error), 100, placeholder=' …')}"
     order = np.argsort(ids, kind="stable")
     ids = ids[order]
-    if len(repeated := ids[1:][ids[1:] == ids[:-1]]):
-        return f"damaged: example {repeated[0]} occurs twice"
-    return Scores(ids, gold[order], (gold == predicted)[order].astype(np.float64))
+    if len(repeated_ids := ids[1:][ids[1:] == ids[:-1]]):
+        return f"damaged: example {repeated_ids[0]} occurs twice"
+    return TrialPredictions(ids, gold[order], (gold == predicted)[order].astype(np.float64))

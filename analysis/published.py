@@ -16,10 +16,10 @@ ULPT = "ULPT, arXiv 2502.04501"
 GPT2_LARGE, GPT2_LARGE_WIDTH = "gpt2-large", 1280
 T5_BASE = "t5-base"
 
-# Numbers of examples of the scored splits, and of the halves that the code of DePT and Compacter scores. This code
-# shuffles the validation split by torch.randperm(n) with seed 42, selects on the first n // 2 examples and tests on the
-# others. Of RTE's 277 examples, 138 select and 139 are scored. SST-2 is large enough to select on training examples, so
-# its split stays whole.
+# How many examples the scored splits have, and how many of them the released code of DePT scores (like Compacter's).
+# That code shuffles the n examples of the validation split by torch.randperm(n) with seed 42, selects on the first
+# n // 2 and scores the others. Of RTE's 277 examples, 138 select and 139 are scored. On SST-2 the code selects on
+# training examples, because there are enough of them, and scores the whole split.
 WHOLE_SPLIT_SIZES = {"sst2": 872, "ag_news": 7600, "boolq": 3270, "rte": 277, "wic": 638, "cb": 56}
 HALF_SPLIT_SIZES = {"sst2": 872, "boolq": 1635, "rte": 139, "wic": 319, "cb": 28}
 T5_TASKS = {"sst2": "SST-2", "boolq": "BoolQ", "rte": "RTE", "wic": "WiC", "cb": "CB"}  # the columns of Table 2
@@ -77,8 +77,8 @@ class Point:
     """One published accuracy.
 
     Attributes:
-        table: its table, such as "table2" or "ulpt-table1".
-        row_name: the name of its row in that table.
+        table: the published table that has the accuracy, such as "table2" or "ulpt-table1".
+        row_name: the name of the row in that table.
         split_size: the number of scored examples; None if it is not known.
         runs: "one" for a single run, "mean" for a mean over an unstated number of runs, "unstated" if neither is known.
     """
@@ -98,22 +98,27 @@ class Point:
     runs: Literal["one", "mean", "unstated"] = "unstated"
 
 
-_RUNS: dict[str, Literal["one", "mean"]] = {"prompt_tuning": "mean", "dept": "one"}
+_RUNS_BY_METHOD: dict[str, Literal["one", "mean"]] = {"prompt_tuning": "mean", "dept": "one"}
 # Row name, method, length, rank, trainable parameters, and the accuracy on each task in percent.
 _Row = tuple[str, str, int | None, int | None, int, *tuple[float, ...]]
 
 
-def _points(
-    table: str, source: str, backbone: str, tasks: Iterable[str], rows: Iterable[_Row], halved: Collection[str] = ()
+def _make_points(
+    table: str,
+    source: str,
+    backbone: str,
+    tasks: Iterable[str],
+    table_rows: Iterable[_Row],
+    halved_methods: Collection[str] = (),
 ) -> list[Point]:
     """Return the points of a table.
 
     Args:
         tasks: the tasks to which the accuracies of each row belong, in the order of the accuracies.
-        halved: the methods whose runs are scored on one half of a split.
+        halved_methods: the methods whose runs are scored on one half of a split.
     """
     # With GPT-2 large the paper states which split is scored. With T5-base it does not, and only SST-2's is assumed.
-    whole_sizes = WHOLE_SPLIT_SIZES if backbone == GPT2_LARGE else {"sst2": WHOLE_SPLIT_SIZES["sst2"]}
+    whole_split_sizes = WHOLE_SPLIT_SIZES if backbone == GPT2_LARGE else {"sst2": WHOLE_SPLIT_SIZES["sst2"]}
     return [
         Point(
             table=table,
@@ -122,15 +127,15 @@ def _points(
             backbone=backbone,
             task=task,
             split="test" if task == "ag_news" else "validation",
-            split_size=HALF_SPLIT_SIZES[task] if method in halved else whole_sizes.get(task),
+            split_size=HALF_SPLIT_SIZES[task] if method in halved_methods else whole_split_sizes.get(task),
             method=method,
             length=length,
             rank=rank,
             trainable_parameters=parameters,
             accuracy_percent=percent,
-            runs=_RUNS.get(method, "unstated") if method in halved else "unstated",
+            runs=_RUNS_BY_METHOD.get(method, "unstated") if method in halved_methods else "unstated",
         )
-        for name, method, length, rank, parameters, *percents in rows
+        for name, method, length, rank, parameters, *percents in table_rows
         for task, percent in zip(tasks, percents, strict=True)
     ]
 
@@ -140,7 +145,7 @@ _TABLE1: list[_Row] = [
     ("LoPT-1", "lopt1", 10, 2, 2_580, 92.1, 91.9),
     ("LoPT-2", "lopt2", 10, 2, 5_120, 90.9, 90.0),
 ]
-_TABLE3_PERCENT = {
+_TABLE3_PERCENT_BY_SIZE = {
     (10, 1): 90.5, (10, 2): 92.1, (10, 5): 92.1,
     (20, 1): 91.4, (20, 2): 92.8, (20, 5): 92.9,
     (30, 1): 90.9, (30, 2): 92.2, (30, 5): 92.1,
@@ -149,7 +154,7 @@ _TABLE3: list[_Row] = [
     ("No LoPT n=10", "prompt_tuning", 10, None, 10 * GPT2_LARGE_WIDTH, 92.8),
     *(
         (f"n={n} r={r}", "lopt1", n, r, r * (n + GPT2_LARGE_WIDTH), percent)
-        for (n, r), percent in _TABLE3_PERCENT.items()
+        for (n, r), percent in _TABLE3_PERCENT_BY_SIZE.items()
     ),
 ]
 _TABLE2: list[_Row] = [
@@ -173,10 +178,10 @@ _ULPT_TABLE1: list[_Row] = [
 ]
 
 POINTS: tuple[Point, ...] = (
-    *_points("table1", LOPT, GPT2_LARGE, ("sst2", "ag_news"), _TABLE1),
-    *_points("table3", LOPT, GPT2_LARGE, ("sst2",), _TABLE3),
-    *_points("table2", LOPT, T5_BASE, T5_TASKS, _TABLE2, released_runs.METHODS),
-    *_points("ulpt-table1", ULPT, T5_BASE, T5_TASKS, _ULPT_TABLE1),
+    *_make_points("table1", LOPT, GPT2_LARGE, ("sst2", "ag_news"), _TABLE1),
+    *_make_points("table3", LOPT, GPT2_LARGE, ("sst2",), _TABLE3),
+    *_make_points("table2", LOPT, T5_BASE, T5_TASKS, _TABLE2, released_runs.METHODS),
+    *_make_points("ulpt-table1", ULPT, T5_BASE, T5_TASKS, _ULPT_TABLE1),
 )
 
 

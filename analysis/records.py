@@ -16,7 +16,7 @@ from lopt.settings import TrialSettings
 
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
-_SCHEMAS = range(1, SCHEMA_VERSION + 1)
+_READABLE_SCHEMA_VERSIONS = range(1, SCHEMA_VERSION + 1)
 _DATA_SETTINGS = ("task", "data_revision")  # settings that decide which examples a split holds
 _SUBSET_SETTINGS = ("data_seed", "test_examples")  # settings that decide which part of the split is scored
 _FROZEN_SEED_OPTIONS = ("x0_seed", "projection_seed")  # the seeds of the frozen matrices of LoPT-2 and ULPT
@@ -26,7 +26,7 @@ _FROZEN_SEED_OPTIONS = ("x0_seed", "projection_seed")  # the seeds of the frozen
 class Evaluation:
     """One evaluation on the held-out examples, after `step` updates. Accuracy, score and share are fractions.
 
-    `selection_score` is by the trial's metric, and `predictions` is a hash of the predicted classes.
+    `selection_score` is measured by the trial's metric. `predictions` is a hash of the predicted classes.
     """
 
     step: int
@@ -43,14 +43,13 @@ class Trial:
     Attributes:
         run: the folder or URL of the trial's run.
         stratum: the group of trials with which early stopping compared the trial.
-        shots: examples of each class in a few-shot run, else None.
-        update_tokens: the s of DePT.
+        shots: number of training examples of each class in a few-shot run, else None.
+        update_tokens: how many text tokens get an update in DePT (the paper's s); None for other methods.
         frozen_draw: the option that gives all seeds one frozen random matrix, as "name = value".
         configuration: hash of all settings but the seed.
         materialised_parameters: how many numbers the model gets as input from the prompt.
         selection_score: the score, by `metric`, of the trial's best evaluation. Trials are selected by this score.
-        scored_on: what decides which examples the trial is scored on. Trials with equal values are scored on the same
-            examples.
+        scored_on: what decides which examples the trial is scored on. Two trials with equal values have the same ones.
         holdout: where the examples for selection come from: "train" or "validation".
         data_revision, model_revision: fingerprints of a task or model whose content may change under its name.
         train_time_s: time on the trial's device; None in records of schemas 1 and 2.
@@ -138,12 +137,12 @@ class Trial:
         if not self.evaluations:
             return False
         hashes = {evaluation.predictions for evaluation in self.evaluations}
-        are_same = len(self.evaluations) > 1 and len(hashes) == 1 and None not in hashes
-        return are_same or all(evaluation.top_class_share == 1.0 for evaluation in self.evaluations)
+        have_same_predictions = len(self.evaluations) > 1 and len(hashes) == 1 and None not in hashes
+        return have_same_predictions or all(evaluation.top_class_share == 1.0 for evaluation in self.evaluations)
 
 
 def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
-    """Return the items by key. Keys and items keep their order."""
+    """Return the items grouped by their key. Keys and items keep their order."""
     groups: dict[Key, list[Item]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
@@ -161,32 +160,32 @@ def trial_from_record(record: dict[str, Any], run: str = "") -> Trial:
     record = {**migrate(record)}
     config = {**LATER_SETTINGS, **get_object(record, "config")}
     provenance, error = get_optional_object(record, "provenance"), get_optional_object(record, "error")
-    options, truncated = get_optional_object(config, "options"), get_optional_object(record, "truncated")
-    truncated_by_part = {part: get_integer(truncated, part) or 0 for part in truncated}
+    options, truncated_texts = get_optional_object(config, "options"), get_optional_object(record, "truncated")
+    truncated_count_by_part = {part: get_integer(truncated_texts, part) or 0 for part in truncated_texts}
     for name, valid in (("phase", PHASES), ("status", STATUSES)):
         if record.get(name) not in valid:
             raise ValueError(f"`{name}` is {short_repr(record.get(name))}, not {', '.join(valid[:-1])} or {valid[-1]}")
-    values = {**_common_fields(config, TrialSettings), **_common_fields(record, TrialRecord)}
-    metric, accuracy = values["metric"], values["selection_accuracy"]
-    evaluations = tuple(_evaluation(source, metric) for source in get_objects(record, "evaluations"))
+    trial_fields = {**_read_common_fields(config, TrialSettings), **_read_common_fields(record, TrialRecord)}
+    metric, accuracy = trial_fields["metric"], trial_fields["selection_accuracy"]
+    evaluations = tuple(_parse_evaluation(source, metric) for source in get_objects(record, "evaluations"))
     best_step = get_integer(record, "selection_step")
     best_scores = (evaluation.selection_score for evaluation in evaluations if evaluation.step == best_step)
     frozen_draws = (f"{name} = {options[name]}" for name in _FROZEN_SEED_OPTIONS if options.get(name) is not None)
-    values |= {
+    trial_fields |= {
         "run": run,
         "cell": str(record.get("cell") or record.get("stratum") or ""),
         "stratum": str(record.get("stratum") or record.get("cell") or ""),
         "backbone": get_text(config, "backbone"),
-        "dropout": values["dropout"] or 0.0,
+        "dropout": trial_fields["dropout"] or 0.0,
         "update_tokens": get_integer(options, "update_tokens"),
         "adam_eps": get_number(options, "adam_eps"),
         "frozen_draw": next(frozen_draws, None),
         "configuration": _configuration_hash(config),
         "trainable_parameters": get_integer(record, "trainable_parameters", minimum=1),
         "selection_score": accuracy if metric == "accuracy" else next(best_scores, None),
-        "scored_on": _scored_on(record, config, values["holdout"]),
-        "truncated_count": sum(truncated_by_part.values()),
-        "test_truncated_count": truncated_by_part.get("test", 0),
+        "scored_on": _scored_examples(record, config, trial_fields["holdout"]),
+        "truncated_count": sum(truncated_count_by_part.values()),
+        "test_truncated_count": truncated_count_by_part.get("test", 0),
         "audited_at": None,
         "reused_from": get_optional_text(provenance, "reused_from"),
         "dirty": bool(provenance.get("dirty")),
@@ -195,26 +194,26 @@ def trial_from_record(record: dict[str, Any], run: str = "") -> Trial:
         "error_message": str(error.get("message") or "") if error else None,
         "evaluations": evaluations,
     }
-    return Trial(**values)
+    return Trial(**trial_fields)
 
 
 def check_schema(source: dict[str, Any]) -> None:
     """Raise ValueError if the file was written by a newer version of this program, or does not name its schema."""
-    if (version := source.get("schema_version")) not in _SCHEMAS:
+    if (version := source.get("schema_version")) not in _READABLE_SCHEMA_VERSIONS:
         raise ValueError(f"`schema_version` is {version!r}; this report reads 1 to {SCHEMA_VERSION}")
 
 
-def _common_fields(source: dict[str, Any], schema: type) -> dict[str, Any]:
-    """Read the texts and numbers that both the schema and `Trial` have, by name."""
-    return {name: read(source, name) for name, read in _readers(schema).items()}
+def _read_common_fields(source: dict[str, Any], schema: type) -> dict[str, Any]:
+    """Read the texts and numbers of the fields that both the schema and `Trial` have. Return them by field."""
+    return {name: read(source, name) for name, read in _readers_by_field(schema).items()}
 
 
 @cache
-def _readers(schema: type) -> dict[str, Callable[[dict[str, Any], str], Any]]:
-    """Return a function for each field that both the schema and `Trial` have. It reads the field of a JSON object."""
+def _readers_by_field(schema: type) -> dict[str, Callable[[dict[str, Any], str], Any]]:
+    """Return, for each field that both the schema and `Trial` have, the function that reads it from a JSON object."""
     trial_fields = Trial.__dataclass_fields__
-    types = {name: field_type for name, field_type in field_types(schema).items() if name in trial_fields}
-    return {name: _reader(field_type) for name, field_type in types.items() if field_type.is_plain}
+    common_types = {name: field_type for name, field_type in field_types(schema).items() if name in trial_fields}
+    return {name: _reader(field_type) for name, field_type in common_types.items() if field_type.is_plain}
 
 
 def _reader(field_type: FieldType) -> Callable[[dict[str, Any], str], Any]:
@@ -238,15 +237,15 @@ def _configuration_hash(config: dict[str, Any]) -> str:
     behaviour. The same is true of a trial's key.
     """
     settings = {name: value for name, value in config.items() if name not in ("seed", "options")}
-    parts = (
+    settings_and_options = (
         drop_later_defaults(settings, LATER_SETTINGS),
         drop_later_defaults(get_optional_object(config, "options"), LATER_OPTIONS),
     )
-    values = [{name: value for name, value in part.items() if value is not None} for part in parts]
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+    set_values = [{name: value for name, value in part.items() if value is not None} for part in settings_and_options]
+    return hashlib.sha256(json.dumps(set_values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _evaluation(source: dict[str, Any], metric: str) -> Evaluation:
+def _parse_evaluation(source: dict[str, Any], metric: str) -> Evaluation:
     return Evaluation(
         step=get_integer(source, "step") or 0,
         selection_accuracy=get_fraction(source, "selection_accuracy"),
@@ -256,28 +255,28 @@ def _evaluation(source: dict[str, Any], metric: str) -> Evaluation:
     )
 
 
-def _scored_on(record: dict[str, Any], config: dict[str, Any], holdout: str) -> tuple[object, ...]:
-    """Return what decides which examples the trial is scored on."""
-    split_and_size = (record.get("test_split"), record.get("test_n"), holdout)
+def _scored_examples(record: dict[str, Any], config: dict[str, Any], holdout: str) -> tuple[object, ...]:
+    """Return the value of `Trial.scored_on`."""
+    split_size_and_holdout = (record.get("test_split"), record.get("test_n"), holdout)
     is_whole_split = record.get("test_n") is not None and record.get("test_n") == record.get("test_split_size")
     subset_settings = () if is_whole_split else _SUBSET_SETTINGS  # these do not matter for a whole split
-    return *map(str, split_and_size), *(str(config.get(name)) for name in (*_DATA_SETTINGS, *subset_settings))
+    return *map(str, split_size_and_holdout), *(str(config.get(name)) for name in (*_DATA_SETTINGS, *subset_settings))
 
 
 _TYPE_NAMES = {list: "a list", str: "a text", bool: "a Boolean", int: "a number", float: "a number", type(None): "null"}
 
 
 def json_object(value: Any, expected: str) -> dict[str, Any]:
-    """Return the JSON content of a whole file, which must be an object, else raise ValueError. `expected` says what
-    the file should hold, such as "a record"."""
+    """Return the content of a JSON file. Raise ValueError if it is not an object. `expected` says what the file should
+    hold, such as "a record"."""
     if not isinstance(value, dict):
         type_name = _TYPE_NAMES.get(type(value), "something else")
         raise ValueError(f"not {expected}: it should be a JSON object, but is {type_name}")
     return value
 
 
-# Each function below returns one entry of a JSON object. If the entry does not have the function's type, the function
-# raises a ValueError that names the entry.
+# Each function below returns one entry of a JSON object. It raises a ValueError that names the entry if the entry has
+# another type than the function returns.
 
 
 def get_object(source: dict[str, Any], name: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, object]  # one row of a figure's data: a number or a text for each column
 Spec = TypeVar("Spec", "TableSpec", "PlotSpec")
-Line = TypeVar("Line")
+RowType = TypeVar("RowType")
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Missing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Info(Generic[Line]):
-    """The content of a table or figure that needs nothing but rows. Each row becomes one line, bar or point."""
+class Info(Generic[RowType]):
+    """The content of a table or figure that consists of rows only. Each row becomes one line, bar or point."""
 
     group: Group
-    rows: tuple[Line, ...]
+    rows: tuple[RowType, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class TableSpec:
     Attributes:
         info: takes a Group, or a sequence of them if `across`; returns the table's own info object, or Missing.
         across: whether the table spans tasks. If so, its `info` takes all groups of one backbone and number of shots.
-        published: whether it shows published numbers. If so, the page lists what to know about them.
+        published: whether the table shows published numbers. If so, the page says what to know about them.
         place: order on the page, low first.
     """
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from analysis.records import Trial
 
 METHODS = ("fine_tuning", "lora", "prompt_tuning", "dept")
-BATCH_SIZE, UPDATE_TOKENS, ADAM_EPS = 32, 256, 1e-6  # of DePT's released runs; UPDATE_TOKENS is the paper's s
+# Settings of DePT's released runs. UPDATE_TOKENS is how many text tokens get an update, the paper's s.
+BATCH_SIZE, UPDATE_TOKENS, ADAM_EPS = 32, 256, 1e-6
 _DEFAULT_ADAM_EPS = 1e-8  # the default of PyTorch, which trials used before there was a setting
 
 
@@ -47,7 +48,7 @@ PROTOCOL = (
     "competes. Here dropout is off unless a trial sets it, and only the label words of the classes compete."
 )
 
-COMMON_DIFFERENCES = {  # those that each of `METHODS` can have, by the word that names the difference in a table
+COMMON_DIFFERENCES = {  # differences that each of `METHODS` can have, by the word that a table writes for them
     "answers": "here the label words of the classes compete, there answers are generated over the full vocabulary",
     "dropout": "off in training here, on there",
     "metric": "CB is selected by accuracy here, by macro-F1 there",
@@ -69,27 +70,29 @@ def differences(trials: Sequence[Trial], task: str) -> dict[str, str]:
     """
     if not trials or trials[0].method not in METHODS:
         return {}
-    ours = trials[0]
-    is_different = {
+    our_trial = trials[0]
+    applies_by_word = {
         "answers": True,
-        "dropout": not ours.dropout,
-        "metric": task == "cb" and ours.metric != "macro_f1",
+        "dropout": not our_trial.dropout,
+        "metric": task == "cb" and our_trial.metric != "macro_f1",
     }
-    texts = {word: values for word, values in COMMON_DIFFERENCES.items() if is_different[word]}
-    if ours.method != "dept" or task not in DEPT_RUNS:
-        return texts
-    theirs = DEPT_RUNS[task]
-    if (ours.length, ours.rank) != (theirs.length, theirs.rank):
-        texts["size"] = f"(m, r) = ({ours.length}, {ours.rank}) here, ({theirs.length}, {theirs.rank}) there"
-    if ours.max_steps != theirs.steps:
-        texts["steps"] = f"{ours.max_steps or 0:,} here, {theirs.steps:,} there"
-    if ours.batch_size != BATCH_SIZE:
-        texts["batch size"] = f"{ours.batch_size} here, {BATCH_SIZE} there"
-    if ours.update_tokens != UPDATE_TOKENS:
-        texts["update tokens"] = f"s = {ours.update_tokens} here, {UPDATE_TOKENS} there"
-    if (eps := ours.adam_eps or _DEFAULT_ADAM_EPS) != ADAM_EPS:
-        texts["epsilon"] = f"AdamW's is {_format_number(eps)} here, {_format_number(ADAM_EPS)} there"
-    return texts
+    text_by_word = {word: text for word, text in COMMON_DIFFERENCES.items() if applies_by_word[word]}
+    if our_trial.method != "dept" or task not in DEPT_RUNS:
+        return text_by_word
+    their_run = DEPT_RUNS[task]
+    if (our_trial.length, our_trial.rank) != (their_run.length, their_run.rank):
+        text_by_word["size"] = (
+            f"(m, r) = ({our_trial.length}, {our_trial.rank}) here, ({their_run.length}, {their_run.rank}) there"
+        )
+    if our_trial.max_steps != their_run.steps:
+        text_by_word["steps"] = f"{our_trial.max_steps or 0:,} here, {their_run.steps:,} there"
+    if our_trial.batch_size != BATCH_SIZE:
+        text_by_word["batch size"] = f"{our_trial.batch_size} here, {BATCH_SIZE} there"
+    if our_trial.update_tokens != UPDATE_TOKENS:
+        text_by_word["update tokens"] = f"s = {our_trial.update_tokens} here, {UPDATE_TOKENS} there"
+    if (our_epsilon := our_trial.adam_eps or _DEFAULT_ADAM_EPS) != ADAM_EPS:
+        text_by_word["epsilon"] = f"AdamW's is {_format_number(our_epsilon)} here, {_format_number(ADAM_EPS)} there"
+    return text_by_word
 
 
 def _format_number(number: float) -> str:
@@ -98,14 +101,14 @@ def _format_number(number: float) -> str:
 
 def released_runs_note(task_titles: dict[str, str]) -> str:
     """Describe DePT's released runs for a reader of the report. `task_titles` are the titles by task name."""
-    runs = (
+    run_texts = (
         f"{title} (m, r) = ({run.length}, {run.rank}), learning rates {run.learning_rate:g} (prompt) and "
         f"{run.update_learning_rate:g} (update), {run.steps:,} steps"
         for task, title in task_titles.items()
         if (run := DEPT_RUNS.get(task))
     )
     return (
-        f"DePT's row consists of its released runs, one per task: {'; '.join(runs)}. Here m is the length of the "
+        f"DePT's row consists of its released runs, one per task: {'; '.join(run_texts)}. Here m is the length of the "
         f"prompt and r is the rank of the update. All have batch size {BATCH_SIZE}, s = {UPDATE_TOKENS} update tokens, "
         f"and AdamW with epsilon {_format_number(ADAM_EPS)}."
     )

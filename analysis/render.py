@@ -86,18 +86,18 @@ def markdown_text(text: str) -> str:
 
 
 def markdown_code(text: str) -> str:
-    """Return a text as code within a line; a text with backticks gets a longer fence."""
+    """Return a text as code within a line. The fence around it is longer than any row of backticks in the text."""
     text = " ".join(str(text).split())
     if "\\|" in text:  # in a table's cell, a code span cannot hold a backslash before a pipe
         return f"<code>{markdown_text(text)}</code>"
     text = text.replace("|", "\\|")
-    fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
-    pad = " " if text.startswith("`") or text.endswith("`") else ""
-    return f"{fence}{pad}{text}{pad}{fence}" if text else ""
+    fence = "`" * (max((len(backticks) for backticks in re.findall("`+", text)), default=0) + 1)
+    padding = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{fence}{padding}{text}{padding}{fence}" if text else ""
 
 
 def with_minus_signs(text: str) -> str:
-    """Replace the hyphen before a negative number by a minus sign, for readers; data keep the hyphen."""
+    """Replace the hyphen before a negative number by a minus sign, for readers. Data files keep the hyphen."""
     return re.sub(r"(^|[\s(\[])-(?=\d)", "\\1−", text)
 
 
@@ -107,30 +107,33 @@ def latex_text(text: str) -> str:
     return "".join(_LATEX_ESCAPES.get(letter, letter) for letter in one_line if letter.isprintable())
 
 
-def _repeats(table: Table, i: int, j: int) -> bool:
-    """Whether the cell in row i and column j repeats the one above, in a column that writes repeats only once."""
+def _is_repeat(table: Table, i: int, j: int) -> bool:
+    """Whether the cell in row i and column j repeats the cell above it, in a column with `once`."""
     return table.columns[j].once and i > 0 and table.rows[i][j] == table.rows[i - 1][j]
 
 
 def _without_repeats(table: Table) -> list[list[str]]:
     """Return the texts of the rows. A repeat in a column with `once` becomes an empty text."""
-    return [["" if _repeats(table, i, j) else text for j, text in enumerate(row)] for i, row in enumerate(table.rows)]
+    return [["" if _is_repeat(table, i, j) else text for j, text in enumerate(row)] for i, row in enumerate(table.rows)]
 
 
 def markdown(table: Table, caption: bool = True) -> str:
     """Return the table as Markdown. `caption` is False where a heading above the table says the same."""
 
-    def line(cells: list[str]) -> str:
+    def format_line(cells: list[str]) -> str:
         return "| " + " | ".join(cells) + " |"
 
-    def cell(text: str, i: int, j: int) -> str:
+    def format_cell(text: str, i: int, j: int) -> str:
         escaped = markdown_code(text) if table.columns[j].code else markdown_text(with_minus_signs(text))
         return f"**{escaped}**" if (i, j) in table.bold and escaped else escaped
 
     lines = [f"**{markdown_text(table.caption)}**", ""] if caption else []
-    lines += [line([markdown_text(column.title) for column in table.columns])]
-    lines += [line(["---:" if column.align == "right" else ":---" for column in table.columns])]
-    lines += [line([cell(text, i, j) for j, text in enumerate(row)]) for i, row in enumerate(_without_repeats(table))]
+    lines += [format_line([markdown_text(column.title) for column in table.columns])]
+    lines += [format_line(["---:" if column.align == "right" else ":---" for column in table.columns])]
+    lines += [
+        format_line([format_cell(text, i, j) for j, text in enumerate(row)])
+        for i, row in enumerate(_without_repeats(table))
+    ]
     lines += [""] + [f"- {markdown_text(with_minus_signs(note))}" for note in table.notes]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -167,7 +170,7 @@ def latex(table: Table) -> str:
     texts_by_column = list(zip(*rows, strict=True)) or [()] * len(table.columns)
     formats = [_number_format(texts, column) for texts, column in zip(texts_by_column, table.columns, strict=True)]
 
-    def cell(text: str, i: int, j: int) -> str:
+    def format_cell(text: str, i: int, j: int) -> str:
         is_number = bool(formats[j] and _NUMBER.fullmatch(text))
         is_bold = bool((i, j) in table.bold and text)
         if is_number:
@@ -178,7 +181,7 @@ def latex(table: Table) -> str:
         content = rf"\textbf{{{content}}}" if is_bold else content
         return f"{{{content}}}" if formats[j] else content
 
-    def heading(column: Column, texts: Sequence[str], number_format: str) -> str:
+    def format_heading(column: Column, texts: Sequence[str], number_format: str) -> str:
         lines = textwrap.wrap(
             column.title, max(_LEAST_WIDTH, *map(len, texts), 0), break_long_words=False, break_on_hyphens=False
         )
@@ -187,18 +190,18 @@ def latex(table: Table) -> str:
             title = rf"\begin{{tabular}}[b]{{@{{}}{column.align[0]}@{{}}}}{title}\end{{tabular}}"
         return f"{{{title}}}" if number_format else title
 
-    def specifier(column: Column, number_format: str, width: int | None) -> str:
+    def column_specifier(column: Column, number_format: str, width: int | None) -> str:
         if width is None:
             return number_format or column.align[0]
-        ragged = "right" if column.align == "left" else "left"
-        return rf">{{\ragged{ragged}\arraybackslash}}p{{{width / 2:g}em}}"
+        ragged_side = "right" if column.align == "left" else "left"
+        return rf">{{\ragged{ragged_side}\arraybackslash}}p{{{width / 2:g}em}}"
 
-    specifiers = "".join(map(specifier, table.columns, formats, widths))
+    specifiers = "".join(map(column_specifier, table.columns, formats, widths))
     lines = [r"\begin{table}", r"\centering", rf"\caption{{{latex_text(table.caption)}}}"]
     lines += [r"\footnotesize", r"\setlength{\tabcolsep}{3pt}", r"\begin{lrbox}{0}"]
     lines += [rf"\begin{{tabular}}{{{specifiers}}}", r"\toprule"]
-    lines += [" & ".join(map(heading, table.columns, texts_by_column, formats)) + r" \\", r"\midrule"]
-    lines += [" & ".join(cell(text, i, j) for j, text in enumerate(row)) + r" \\" for i, row in enumerate(rows)]
+    lines += [" & ".join(map(format_heading, table.columns, texts_by_column, formats)) + r" \\", r"\midrule"]
+    lines += [" & ".join(format_cell(text, i, j) for j, text in enumerate(row)) + r" \\" for i, row in enumerate(rows)]
     lines += [r"\bottomrule", r"\end{tabular}", r"\end{lrbox}"]
     lines += [r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi"]
     lines += [rf"\par\smallskip{{\raggedright {latex_text(note)}\par}}" for note in table.notes]
@@ -211,14 +214,14 @@ def _widths(table: Table, rows: Sequence[Sequence[str]]) -> list[int | None]:
     The columns with long texts share what the other columns leave of a line of the document.
     """
     widths: list[int | None] = [None] * len(table.columns)
-    longest = [max((len(row[j]) for row in rows), default=0) for j in range(len(table.columns))]
-    long_columns = [j for j, letters in enumerate(longest) if letters > _LONGEST_LINE]
-    other_width = sum(max(_LEAST_WIDTH / 2, letters) for j, letters in enumerate(longest) if j not in long_columns)
-    room = _LINE_WIDTH - other_width - _GAP_WIDTH * len(table.columns)
+    max_lengths = [max((len(row[j]) for row in rows), default=0) for j in range(len(table.columns))]
+    long_columns = [j for j, length in enumerate(max_lengths) if length > _LONGEST_LINE]
+    other_width = sum(max(_LEAST_WIDTH / 2, length) for j, length in enumerate(max_lengths) if j not in long_columns)
+    room_width = _LINE_WIDTH - other_width - _GAP_WIDTH * len(table.columns)
     for j in long_columns:
         word_break = _CODE_BREAK if table.columns[j].code else re.compile(r"\s+")
         words = [word for row in rows for word in word_break.split(row[j])]
-        widths[j] = max(_LEAST_WIDTH, *map(len, words), min(longest[j], int(room / len(long_columns))))
+        widths[j] = max(_LEAST_WIDTH, *map(len, words), min(max_lengths[j], int(room_width / len(long_columns))))
     return widths
 
 
@@ -229,9 +232,9 @@ def _number_format(texts: Sequence[str], column: Column) -> str:
     if column.align == "left" or not numbers or other_texts - {"", "–"}:
         return ""
     sign = "+" if any(number[1] for number in numbers) else ""
-    digits = max(len(number[2].replace(",", "")) for number in numbers)
-    decimals = max(len(number[3] or ".") - 1 for number in numbers)
-    return f"S[table-format={sign}{digits}.{decimals}]"
+    digit_count = max(len(number[2].replace(",", "")) for number in numbers)
+    decimal_count = max(len(number[3] or ".") - 1 for number in numbers)
+    return f"S[table-format={sign}{digit_count}.{decimal_count}]"
 
 
 # The least widths, in letters, to which the page may break a heading and a column of texts.
@@ -246,7 +249,7 @@ def html(table: Table, caption: bool = True) -> Markup:
     """
     is_sortable = len(table.rows) > 1 and not any(column.once for column in table.columns)
 
-    def head(column: Column, j: int) -> str:
+    def format_head(column: Column, j: int) -> str:
         title = str(escape(column.title))
         content = f'<button type="button">{title}</button>' if is_sortable else title
         width = min(len(column.title), _LEAST_HEADING_WIDTH)
@@ -254,34 +257,35 @@ def html(table: Table, caption: bool = True) -> Markup:
             width = max(width, min(max((len(row[j]) for row in table.rows), default=0), _LEAST_TEXT_WIDTH))
         return f'<th scope="col" class="{column.align}" style="min-width: {width}ch">{content}</th>'
 
-    def cell(text: str, i: int, j: int) -> str:
+    def format_cell(text: str, i: int, j: int) -> str:
         column = table.columns[j]
         content = f"<code>{escape(text)}</code>" if column.code and text else str(escape(with_minus_signs(text)))
         content = f"<strong>{content}</strong>" if (i, j) in table.bold and text else content
-        breaks = len(text) > _LONGEST_LINE or _WORD_LIST.fullmatch(text)
-        long_class = " long" if breaks and not column.code else ""
+        may_break = len(text) > _LONGEST_LINE or _WORD_LIST.fullmatch(text)
+        long_class = " long" if may_break and not column.code else ""
         return f'<td class="{column.align}{long_class}">{content}</td>'
 
-    more_class = ' class="more"'
-    body = "\n".join(
-        f"<tr{more_class * _continues(table, i)}>{''.join(cell(text, i, j) for j, text in enumerate(row))}</tr>"
+    continued_class = ' class="more"'
+    rows_html = "\n".join(
+        f"<tr{continued_class * _is_continued(table, i)}>"
+        f"{''.join(format_cell(text, i, j) for j, text in enumerate(row))}</tr>"
         for i, row in enumerate(_without_repeats(table))
     )
-    notes = "".join(f"<li>{escape(keep_units(with_minus_signs(note)))}</li>" for note in table.notes)
-    notes = f'<ul class="notes">{notes}</ul>' if notes else ""
-    label, table_class = escape(table.caption), ' class="sortable"' if is_sortable else ""
-    heads = "".join(head(column, j) for j, column in enumerate(table.columns))
+    notes_html = "".join(f"<li>{escape(keep_units(with_minus_signs(note)))}</li>" for note in table.notes)
+    notes_html = f'<ul class="notes">{notes_html}</ul>' if notes_html else ""
+    escaped_caption, table_class = escape(table.caption), ' class="sortable"' if is_sortable else ""
+    heads_html = "".join(format_head(column, j) for j, column in enumerate(table.columns))
     return Markup(
-        (f'<p class="caption">{label}</p>\n' if caption else "")
-        + f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
-        f"<table{table_class}><thead><tr>{heads}</tr></thead>\n"
-        f"<tbody>{body}</tbody></table></div>\n{notes}"
+        (f'<p class="caption">{escaped_caption}</p>\n' if caption else "")
+        + f'<div class="scroll" tabindex="0" role="region" aria-label="{escaped_caption}">'
+        f"<table{table_class}><thead><tr>{heads_html}</tr></thead>\n"
+        f"<tbody>{rows_html}</tbody></table></div>\n{notes_html}"
     )
 
 
-def _continues(table: Table, i: int) -> bool:
+def _is_continued(table: Table, i: int) -> bool:
     """Whether the next row continues row i, because it repeats a text of row i in a column with `once`."""
-    return i + 1 < len(table.rows) and any(_repeats(table, i + 1, j) for j in range(len(table.columns)))
+    return i + 1 < len(table.rows) and any(_is_repeat(table, i + 1, j) for j in range(len(table.columns)))
 
 
 def keep_units(text: str) -> str:
@@ -301,8 +305,8 @@ def bounds(estimate: Estimate) -> str:
 
 def duration(seconds: float) -> str:
     """Write a duration in its two largest units, such as "1 h 2 min". Less than a minute is written in seconds."""
-    hours, minutes, rest = int(seconds) // 3600, int(seconds) // 60 % 60, int(seconds) % 60
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    hours, minutes, rest_s = int(seconds) // 3600, int(seconds) // 60 % 60, int(seconds) % 60
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest_s} s" if minutes else f"{rest_s} s"
 
 
 def interval(estimate: Estimate | None, missing: str = "not run") -> str:
@@ -335,7 +339,7 @@ def count(number: int | None) -> str:
 
 
 def change(number: float, base: float) -> str:
-    """Write the relative change from `base` to `number`, both parameter counts. It is the paper's Δ."""
+    """Write the relative change from one parameter count (`base`) to another (`number`). It is the paper's Δ."""
     return f"{100 * (number - base) / base:+.2f} %" if number != base else "0 %"
 
 

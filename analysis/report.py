@@ -20,7 +20,7 @@ from analysis import compare, notes, render
 from analysis.cells import groups
 from analysis.folders import Folders
 from analysis.load import Results, load
-from analysis.noninferiority import MARGIN
+from analysis.noninferiority import DEFAULT_MARGIN
 from analysis.page import Section, write_pages, write_report
 from analysis.runs import ReportError, find_named_runs
 from lopt import commands
@@ -35,9 +35,9 @@ def summary(results: Results, sections: Sequence[Section], out: Path) -> str:
         lines += filter(None, (section.headline.answer, section.headline.exploratory_warning))
         best_cell = section.headline.best_cell
         if best_cell:
-            size = f"{best_cell.trainable_parameters:,} parameters"
-            test = f"test accuracy {render.interval(best_cell.accuracy)}"
-            lines.append(f"best cell by held-out accuracy: {best_cell.label} ({size}), {test}")
+            size_text = f"{best_cell.trainable_parameters:,} parameters"
+            accuracy_text = f"test accuracy {render.interval(best_cell.accuracy)}"
+            lines.append(f"best cell by held-out accuracy: {best_cell.label} ({size_text}), {accuracy_text}")
     return "\n".join([*lines, f"report: {quote(str(out / 'report.html'))}"])
 
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         exit_code = _run(argv)
         sys.stdout.flush()
         return exit_code
-    except BrokenPipeError:  # nobody reads the output any more, but the files of the report are already written
+    except BrokenPipeError:  # nobody reads the output any more; the files of the report are already written
         discard_output()
         return 1
 
@@ -79,7 +79,7 @@ def _run(argv: Sequence[str] | None) -> int:
     )
     parser.add_argument("--results", default="results", help="folder or URL of all runs (default: results)")
     parser.add_argument(
-        "--margin", type=_parse_margin, default=MARGIN, metavar="PP",
+        "--margin", type=_parse_margin, default=DEFAULT_MARGIN, metavar="PP",
         help="percentage points of accuracy within which a smaller prompt is as good as the full one (default: 1); "
         "choose it before you see results",
     )  # fmt: skip
@@ -94,9 +94,9 @@ def _run(argv: Sequence[str] | None) -> int:
         try:
             if arguments.compare:
                 return _compare(arguments)
-            paths = find_named_runs(arguments.runs, location(arguments.results))
-            results = load(paths, arguments.margin)
-            out = _output_folder(arguments.out, paths[0])
+            run_paths = find_named_runs(arguments.runs, location(arguments.results))
+            results = load(run_paths, arguments.margin)
+            out = _output_folder(arguments.out, run_paths[0])
         except (ReportError, BrokenPipeError):
             raise
         except (OSError, ValueError) as error:  # a URL is not valid or cannot be reached
@@ -115,13 +115,14 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    paths = [find_named_runs([name], location(arguments.results))[0] for name in arguments.compare]
-    if paths[0].resolve() == paths[1].resolve():
+    run_paths = [find_named_runs([name], location(arguments.results))[0] for name in arguments.compare]
+    if run_paths[0].resolve() == run_paths[1].resolve():
         raise ReportError(f"--compare {join(arguments.compare)} names one run twice: give two different runs")
     folders = Folders()  # shared, because a folder may have moved between the two runs
-    both_results = [load([path], arguments.margin, folders) for path in paths]
-    first, second = (results.runs[0] for results in both_results)
-    names = (first.path_text, second.path_text) if first.name == second.name else (first.name, second.name)
+    both_results = [load([path], arguments.margin, folders) for path in run_paths]
+    first_run, second_run = (results.runs[0] for results in both_results)
+    have_same_names = first_run.name == second_run.name
+    names = (first_run.path_text, second_run.path_text) if have_same_names else (first_run.name, second_run.name)
     both_groups = [groups(results) for results in both_results]
     tables = [compare.comparison_table(pair) for pair in compare.compare_groups(both_groups[0], both_groups[1], names)]
     warnings = [
@@ -129,7 +130,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         for name, results, run_groups in zip(names, both_results, both_groups, strict=True)
         for warning in notes.warnings(results, run_groups)
     ]
-    out = _output_folder(arguments.out, paths[0])
+    out = _output_folder(arguments.out, run_paths[0])
     context = {"title": f"{names[0]} and {names[1]}", "tables": tables, "warnings": warnings}
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -143,13 +144,13 @@ def _compare(arguments: argparse.Namespace) -> int:
 def _parse_margin(text: str) -> float:
     """Convert the value of --margin from percentage points to a fraction."""
     try:
-        value = float(text)
+        margin_pp = float(text)
     except ValueError:
-        value = 0.0
-    if not 0 < value < 100:
+        margin_pp = 0.0
+    if not 0 < margin_pp < 100:
         advice = "give percentage points above 0 and below 100, such as 1"
         raise argparse.ArgumentTypeError(f"{text!r} is not a margin; {advice}")
-    return value / 100
+    return margin_pp / 100
 
 
 if __name__ == "__main__":

@@ -54,8 +54,10 @@ class PlannedCell:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """The predicted duration of a run in seconds. `elapsed_before_s` and `finished_count` say how far the run had come
-    when it was predicted."""
+    """The predicted duration of a run in seconds.
+
+    When it was predicted, the run had taken `elapsed_before_s` and had finished `finished_count` trials.
+    """
 
     low_s: float
     high_s: float
@@ -69,9 +71,9 @@ class Run:
     """One run's manifest, and the files beside it that are not records.
 
     Attributes:
-        rungs: steps at which a trial may be stopped.
-        elapsed_s: duration of all commands of the run together.
-        audits: the steps at which audited trials would have been stopped, by key of the trial.
+        rungs: steps at which early stopping may stop a trial.
+        elapsed_s: how long all commands of the run took together.
+        audits: the step at which early stopping would have stopped each audited trial, by the trial's key.
         left_out_keys: keys of trials that the run's space no longer has. They are not counted anywhere.
         titles: titles of the tasks, by name. Runs of earlier versions have none.
         unreadable_files: damaged files beside the manifest, each as "name: reason".
@@ -119,7 +121,8 @@ class Baseline:
 
 
 def find_runs(root: Location) -> list[Location]:
-    """Return the runs under `root`, newest first, by `updated_at` in the manifest, else by the time of its file."""
+    """Return the runs under `root`, newest first. The time of a run is `updated_at` in its manifest, else the time of
+    the manifest's file."""
     runs = [path for path in root.glob("*") if (path / "manifest.json").is_file()]
     return sorted(runs, key=_updated_at, reverse=True)
 
@@ -138,22 +141,22 @@ def find_named_runs(names: Sequence[str], root: Location) -> list[Location]:
     if not names and not known_runs:
         command = commands.command_line("sweep", "--space", "NAME")
         raise ReportError(f"there are no runs under {root}: start one with `{command}`, or give another --results")
-    paths: list[Location] = [] if names else [known_runs[0]]
+    run_paths: list[Location] = [] if names else [known_runs[0]]
     for name, path in locations.items():
         candidates = [path] if isinstance(path, RemoteLocation) else [path, root / name]
-        run = next((candidate for candidate in candidates if is_file(candidate / "manifest.json")), None)
-        if run is None:
-            folders = " and ".join(map(str, candidates))
-            known_names = f"valid: {', '.join(known.name for known in known_runs)}, or a folder or URL"
-            advice = known_names if known_runs else f"{root} holds no runs: see --results"
-            raise ReportError(f"there is no run {redact(name)!r} (looked for manifest.json in {folders}); {advice}")
-        if run.resolve() not in [path.resolve() for path in paths]:
-            paths.append(run)
-    return paths
+        run_path = next((candidate for candidate in candidates if is_file(candidate / "manifest.json")), None)
+        if run_path is None:
+            places = " and ".join(map(str, candidates))
+            valid_text = f"valid: {', '.join(known.name for known in known_runs)}, or a folder or URL"
+            advice = valid_text if known_runs else f"{root} holds no runs: see --results"
+            raise ReportError(f"there is no run {redact(name)!r} (looked for manifest.json in {places}); {advice}")
+        if run_path.resolve() not in [path.resolve() for path in run_paths]:
+            run_paths.append(run_path)
+    return run_paths
 
 
 def is_file(path: Location) -> bool:
-    """Return whether there is a file. Unlike `Path.is_file`, this returns False for names that no file can have."""
+    """Return whether there is a file. Unlike `Path.is_file`, this raises no error for a name that no file can have."""
     return os.path.isfile(path) if isinstance(path, Path) else path.is_file()
 
 
@@ -162,25 +165,25 @@ def _read_json(file: Location) -> Any:
 
 
 def parse_json(content: bytes) -> Any:
-    """Parse JSON. In its texts, replace lone surrogates and control characters, because a report cannot hold them."""
-    return _without_controls(json.loads(content))
+    """Parse JSON. In its texts, replace control characters and lone surrogates, because a report cannot hold them."""
+    return _replace_unprintable(json.loads(content))
 
 
-def _without_controls(value: Any) -> Any:
+def _replace_unprintable(value: Any) -> Any:
     if isinstance(value, str):
         return _UNPRINTABLE.sub("\ufffd", value)
     if isinstance(value, list):
-        return [_without_controls(item) for item in value]
+        return [_replace_unprintable(item) for item in value]
     if isinstance(value, dict):
-        return {_without_controls(name): _without_controls(item) for name, item in value.items()}
+        return {_replace_unprintable(name): _replace_unprintable(item) for name, item in value.items()}
     return value
 
 
 def load_run(path: Location) -> Run:
     """Read a run's manifest and the files beside it. Raises ReportError if the manifest cannot be read."""
-    file = path / "manifest.json"
+    manifest_file = path / "manifest.json"
     try:
-        manifest = json_object(_read_json(file), "a manifest")
+        manifest = json_object(_read_json(manifest_file), "a manifest")
         check_schema(manifest)
         space = get_object(manifest, "space")
         provenance = get_optional_object(manifest, "provenance")
@@ -205,13 +208,13 @@ def load_run(path: Location) -> Run:
         )
     except READ_ERRORS as error:
         raise ReportError(
-            f"{file} cannot be read ({error_text(error)}). It should be the JSON object that a sweep writes: "
+            f"{manifest_file} cannot be read ({error_text(error)}). It should be the JSON object that a sweep writes: "
             "repeat the sweep's command, which says how to fix it, or give another run"
         ) from None
 
 
 def _read_optional_file(file: Location, parse: Callable[[Any], Parsed], errors: list[str]) -> Parsed | None:
-    """Parse a file beside the manifest. Return None if it is missing or damaged. Say in `errors` why it is damaged."""
+    """Parse a file beside the manifest. Return None if it is missing or damaged. Add to `errors` why it is damaged."""
     try:
         return parse(_read_json(file)) if file.is_file() else None
     except READ_ERRORS as error:
@@ -239,7 +242,7 @@ def _parse_prediction(content: Any) -> Prediction:
 def _planned_cells(space: dict[str, Any]) -> list[PlannedCell]:
     """Return the cells of a space. A free search has none, because its only cell does not set a method."""
     base = get_optional_object(space, "base")
-    configs = [(cell, base | get_optional_object(cell, "config")) for cell in get_objects(space, "cells")]
+    cells_with_configs = [(cell, base | get_optional_object(cell, "config")) for cell in get_objects(space, "cells")]
     return [
         PlannedCell(
             name=str(cell.get("name") or ""),
@@ -251,7 +254,7 @@ def _planned_cells(space: dict[str, Any]) -> list[PlannedCell]:
             shots=get_integer(config, "shots"),
             trainable_parameters=get_integer(cell, "trainable_parameters"),
         )
-        for cell, config in configs
+        for cell, config in cells_with_configs
         if all(isinstance(config.get(name), str) for name in ("method", "backbone", "task"))
     ]
 
@@ -281,11 +284,11 @@ def load_baselines(file: Location) -> list[Baseline]:
 
 
 def _updated_at(run: Location) -> float:
-    file = run / "manifest.json"
+    manifest_file = run / "manifest.json"
     try:
-        return datetime.fromisoformat(_read_json(file)["updated_at"]).timestamp()
+        return datetime.fromisoformat(_read_json(manifest_file)["updated_at"]).timestamp()
     except READ_ERRORS:
-        return file.lstat().st_mtime if isinstance(file, Path) else 0.0
+        return manifest_file.lstat().st_mtime if isinstance(manifest_file, Path) else 0.0
 
 
 def error_text(error: Exception) -> str:

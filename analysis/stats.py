@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 Z95 = 1.959963984540054  # the 97.5 % quantile of the normal distribution
-_FEW_EXAMPLES = 5  # a normal approximation needs at least this many right and this many wrong examples
+_MIN_EXAMPLES = 5  # a normal approximation needs at least so many right and so many wrong examples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +28,12 @@ class Estimate:
         return self.low <= other.high and other.low <= self.high
 
 
-def wilson(accuracy: float, n: int) -> tuple[float, float]:
-    """Return the 95 % Wilson score interval of a proportion seen on `n` examples.
+def wilson_interval(accuracy: float, test_n: int) -> tuple[float, float]:
+    """Return the 95 % Wilson score interval of a proportion seen on `test_n` examples.
 
     Args:
         accuracy: the proportion, a fraction.
-        n: number of examples.
+        test_n: number of examples.
 
     Returns:
         Low and high end of the interval, as fractions.
@@ -41,13 +41,15 @@ def wilson(accuracy: float, n: int) -> tuple[float, float]:
     Raises:
         ValueError: `accuracy` is not in [0, 1], or there are no examples.
     """
-    if n < 1 or not 0 <= accuracy <= 1:
-        raise ValueError(f"accuracy {accuracy} of {n} examples: need a fraction in [0, 1] and at least one example")
-    shrink = 1 / (1 + Z95**2 / n)
-    centre = shrink * (accuracy + Z95**2 / (2 * n))
-    half_width = shrink * Z95 * math.sqrt(accuracy * (1 - accuracy) / n + Z95**2 / (4 * n * n))
+    if test_n < 1 or not 0 <= accuracy <= 1:
+        raise ValueError(
+            f"accuracy {accuracy} of {test_n} examples: need a fraction in [0, 1] and at least one example"
+        )
+    shrink = 1 / (1 + Z95**2 / test_n)
+    interval_centre = shrink * (accuracy + Z95**2 / (2 * test_n))
+    half_width = shrink * Z95 * math.sqrt(accuracy * (1 - accuracy) / test_n + Z95**2 / (4 * test_n * test_n))
     # Near 0 and 1, rounding could otherwise leave the proportion outside its interval.
-    return max(0.0, min(accuracy, centre - half_width)), min(1.0, max(accuracy, centre + half_width))
+    return max(0.0, min(accuracy, interval_centre - half_width)), min(1.0, max(accuracy, interval_centre + half_width))
 
 
 def estimate(accuracies: Sequence[float], test_n: int) -> Estimate:
@@ -56,10 +58,10 @@ def estimate(accuracies: Sequence[float], test_n: int) -> Estimate:
     With one seed, it is the Wilson interval of that seed's accuracy. The variance between seeds is then unknown.
     With N >= 2 seeds, it is p ± t(v) · sqrt(a + b). Here p is the mean, a = s²/N with the variance s² between seeds,
     and b = p(1-p)/n is the variance from the choice of the n test examples. The seeds share these examples, so b is not
-    divided by N. v is the number of degrees of freedom by Welch and Satterthwaite, (a+b)² / (a²/(N-1) + b²/(n-1)).
-    So t is large for few seeds only if most of the variance is between seeds. The interval always
-    contains the Wilson interval of p on n examples, because near 0 and 1 an estimated variance is too small, and at 0
-    and 1 it is 0.
+    divided by N. t(v) is the 97.5 % quantile of Student's t distribution. Its number of degrees of freedom is that of
+    Welch and Satterthwaite, v = (a+b)² / (a²/(N-1) + b²/(n-1)). So t(v) is large for few seeds only if most of the
+    variance is between seeds. The interval always contains the Wilson interval of p on n examples, because near 0 and 1
+    an estimated variance is too small, and at 0 and 1 it is 0.
 
     Args:
         accuracies: accuracy of each seed, as a fraction.
@@ -69,52 +71,52 @@ def estimate(accuracies: Sequence[float], test_n: int) -> Estimate:
         Mean and interval as fractions. The interval is cut to [0, 1].
 
     Raises:
-        ValueError: there is no seed, or `wilson` raises it.
+        ValueError: there is no seed, or `wilson_interval` raises it.
     """
     if not accuracies:
         raise ValueError("no accuracies: need at least one seed")
-    seeds = len(accuracies)
-    mean = min(1.0, math.fsum(accuracies) / seeds)
-    low, high = wilson(mean, test_n)
-    if seeds > 1:
-        seed_variance = math.fsum((accuracy - mean) ** 2 for accuracy in accuracies) / (seeds - 1)
-        half_width = _half_width(seed_variance / seeds, mean * (1 - mean) / test_n, seeds, test_n)
+    seed_count = len(accuracies)
+    mean = min(1.0, math.fsum(accuracies) / seed_count)
+    low, high = wilson_interval(mean, test_n)
+    if seed_count > 1:
+        seed_variance = math.fsum((accuracy - mean) ** 2 for accuracy in accuracies) / (seed_count - 1)
+        half_width = _half_width(seed_variance / seed_count, mean * (1 - mean) / test_n, seed_count, test_n)
         low, high = max(0.0, min(low, mean - half_width)), min(1.0, max(high, mean + half_width))
-    return Estimate(mean=mean, low=low, high=high, seeds=seeds, test_n=test_n)
+    return Estimate(mean=mean, low=low, high=high, seeds=seed_count, test_n=test_n)
 
 
-def _half_width(a: float, b: float, seeds: int, n: int) -> float:
+def _half_width(seed_part: float, example_part: float, seed_count: int, test_n: int) -> float:
     """Return t(v) · sqrt(a + b) as in `estimate`.
 
     Args:
-        a: variance of the mean that comes from the seeds.
-        b: variance of the mean that comes from the examples.
-        seeds, n: number of seeds and number of examples.
+        seed_part: the part of the variance of the mean that comes from the seeds, a in `estimate`.
+        example_part: the part that comes from the choice of the examples, b in `estimate`.
     """
     from scipy.special import stdtrit
 
-    seed_share = a / (a + b) if a + b else 0.0
-    degrees_of_freedom = 1 / (seed_share**2 / (seeds - 1) + (1 - seed_share) ** 2 / max(1, n - 1))
-    return float(stdtrit(degrees_of_freedom, 0.975)) * math.sqrt(a + b)
+    seed_share = seed_part / (seed_part + example_part) if seed_part + example_part else 0.0
+    degrees_of_freedom = 1 / (seed_share**2 / (seed_count - 1) + (1 - seed_share) ** 2 / max(1, test_n - 1))
+    return float(stdtrit(degrees_of_freedom, 0.975)) * math.sqrt(seed_part + example_part)
 
 
-def spread(correct_SN: np.ndarray) -> tuple[float, float]:
-    """Return how much seeds differ if they are scored on the same examples.
+def seed_variances(correct_SN: np.ndarray) -> tuple[float, float]:
+    """Return two variances between seeds that were scored on the same examples.
 
     Args:
         correct_SN: 1 where a seed was right on an example, else 0, `[seeds, examples]`, for at least two seeds.
 
     Returns:
-        The variance of the accuracy between seeds, and the mean variance between seeds on one example. The first is
-        raised to the second divided by the number of examples if it is smaller, because the accuracies of seeds may be
-        equal by chance.
+        The variance of the accuracy between seeds, and the variance between seeds on one example (the mean over the
+        examples). The first is at least the second divided by the number of examples, because the accuracies of seeds
+        may be equal by chance.
     """
-    within = float(correct_SN.var(axis=0, ddof=1).mean())
-    return max(float(correct_SN.mean(axis=1).var(ddof=1)), within / correct_SN.shape[1]), within
+    variance_on_one_example = float(correct_SN.var(axis=0, ddof=1).mean())
+    accuracy_variance = float(correct_SN.mean(axis=1).var(ddof=1))
+    return max(accuracy_variance, variance_on_one_example / correct_SN.shape[1]), variance_on_one_example
 
 
-def variance_of_examples(values_N: np.ndarray) -> float:
-    """Return the variance between examples, or 0 if there is only one."""
+def variance_between_examples(values_N: np.ndarray) -> float:
+    """Return the variance of these values, one for each example, or 0 if there is only one example."""
     return float(values_N.var(ddof=1)) if len(values_N) > 1 else 0.0
 
 
@@ -132,28 +134,30 @@ def estimate_from_predictions(correct_SN: np.ndarray) -> Estimate:
     five are right, in the mean over seeds, b is underestimated. Then the interval is widened to contain the Wilson
     interval of the mean on n examples.
     """
-    seeds, n = correct_SN.shape
+    seed_count, test_n = correct_SN.shape
     mean = float(correct_SN.mean())
-    wilson_low, wilson_high = wilson(mean, n)
-    if seeds == 1 or mean in (0.0, 1.0):  # there is no variance to estimate
-        return Estimate(mean=mean, low=wilson_low, high=wilson_high, seeds=seeds, test_n=n)
-    from scipy.special import expit, logit  # slow to import: --help does without it
+    wilson_low, wilson_high = wilson_interval(mean, test_n)
+    if seed_count == 1 or mean in (0.0, 1.0):  # there is no variance to estimate
+        return Estimate(mean=mean, low=wilson_low, high=wilson_high, seeds=seed_count, test_n=test_n)
+    from scipy.special import expit, logit  # imported here, because it is slow and --help does not need it
 
-    seed_variance, within = spread(correct_SN)
-    b = max(0.0, variance_of_examples(correct_SN.mean(axis=0)) - within / seeds) / n
-    half_width = _half_width(seed_variance / seeds, b, seeds, n) / (mean * (1 - mean))  # in logits
+    seed_variance, variance_on_one_example = seed_variances(correct_SN)
+    noise_of_seeds = variance_on_one_example / seed_count
+    example_variance = max(0.0, variance_between_examples(correct_SN.mean(axis=0)) - noise_of_seeds) / test_n
+    half_width = _half_width(seed_variance / seed_count, example_variance, seed_count, test_n)
+    half_width /= mean * (1 - mean)  # in logits
     low, high = float(expit(logit(mean) - half_width)), float(expit(logit(mean) + half_width))
-    if n * min(mean, 1 - mean) < _FEW_EXAMPLES:
+    if test_n * min(mean, 1 - mean) < _MIN_EXAMPLES:
         low, high = min(low, wilson_low), max(high, wilson_high)
-    return Estimate(mean=mean, low=low, high=high, seeds=seeds, test_n=n)
+    return Estimate(mean=mean, low=low, high=high, seeds=seed_count, test_n=test_n)
 
 
-def interquartile(estimates: Sequence[Estimate], draws: int = 4000) -> tuple[float, float, float]:
+def interquartile_mean(estimates: Sequence[Estimate], draw_count: int = 4000) -> tuple[float, float, float]:
     """Return the interquartile mean over tasks, with the low and high end of its 95 % interval.
 
     This is the mean without the lowest and the highest quarter of the tasks (with five tasks, one at each end), so that
-    neither a hopeless task nor an easy one decides it. For the interval, each task's mean is drawn from a normal
-    distribution as wide as its own interval. The tasks themselves are fixed, not a sample.
+    neither a hopeless task nor an easy one decides it. For the interval, the mean of each task is drawn many times from
+    a normal distribution as wide as the interval of that task. The tasks themselves are not drawn.
     Source: Agarwal et al. 2021, arXiv 2108.13264. They resample runs, for which three seeds are too few.
     """
     import numpy as np
@@ -161,7 +165,7 @@ def interquartile(estimates: Sequence[Estimate], draws: int = 4000) -> tuple[flo
 
     means = np.array([task.mean for task in estimates])
     standard_errors = np.array([task.high - task.low for task in estimates]) / (2 * Z95)
-    drawn_means = np.random.default_rng(0).normal(means, standard_errors, (draws, len(means)))
+    drawn_means = np.random.default_rng(0).normal(means, standard_errors, (draw_count, len(means)))
     low, high = np.quantile(trim_mean(drawn_means, 0.25, axis=1), [0.025, 0.975])
     return float(trim_mean(means, 0.25)), max(0.0, float(low)), min(1.0, float(high))
 
@@ -172,11 +176,11 @@ BOLD_NOTE = "Bold: the result whose interval lies above the intervals of all oth
 def clear_best_index(estimates: Sequence[Estimate | None]) -> int | None:
     """Return the index of the estimate whose interval lies above the intervals of all others. Return None if there is
     no such estimate or fewer than two estimates."""
-    known = [(i, value) for i, value in enumerate(estimates) if value is not None]
-    if len(known) < 2:
+    known_estimates = [(i, value) for i, value in enumerate(estimates) if value is not None]
+    if len(known_estimates) < 2:
         return None
-    best_index, best = max(known, key=lambda pair: pair[1].mean)
-    return best_index if all(best.low > value.high for _, value in known if value is not best) else None
+    best_index, best = max(known_estimates, key=lambda pair: pair[1].mean)
+    return best_index if all(best.low > value.high for _, value in known_estimates if value is not best) else None
 
 
 def intervals_note(estimates: Sequence[Estimate]) -> str:

@@ -36,11 +36,11 @@ _PANELS_PER_ROW = 3
 MOST_VECTOR_SHAPES = 1000  # more lines or points that look alike are drawn as one image
 MARKERS = ("o", "s", "^", "D", "v", "P")
 # Lengths and ranks have colours from the part of this ramp that can be read on light and on dark paper.
-_RAMP, _RAMP_ENDS = "plasma", (0.25, 0.74)
+_COLOUR_MAP, _COLOUR_MAP_ENDS = "plasma", (0.25, 0.74)
 _HANDLE_WIDTH_PT, _LETTER_WIDTH_PT, _ROW_HEIGHT_PT = 34.0, 4.7, 13.5  # in a legend; a handle is an entry's marker
 _OTHER_MARKERS = ("h", "*", "d", "8")  # for methods that have no marker of their own
 
-RC: Any = {  # Any, because the type stubs want literal keys
+RC_SETTINGS: Any = {  # Any, because the type stubs want literal keys
     "svg.hashsalt": "analysis",
     "svg.fonttype": "path",
     "pdf.fonttype": 42,
@@ -75,7 +75,7 @@ RC: Any = {  # Any, because the type stubs want literal keys
 }
 
 
-in_style = matplotlib.rc_context(RC)  # a decorator for functions that draw a figure
+in_style = matplotlib.rc_context(RC_SETTINGS)  # a decorator for functions that draw a figure
 
 
 def method_style(method: str) -> tuple[str, str]:
@@ -83,9 +83,9 @@ def method_style(method: str) -> tuple[str, str]:
 
     The default colour is ink, and the default marker depends on the method's name.
     """
-    description = find_method(method)
-    colour = getattr(description, "colour", None) or "ink"
-    marker = getattr(description, "marker", None) or _OTHER_MARKERS[sum(method.encode()) % len(_OTHER_MARKERS)]
+    method_description = find_method(method)
+    colour = getattr(method_description, "colour", None) or "ink"
+    marker = getattr(method_description, "marker", None) or _OTHER_MARKERS[sum(method.encode()) % len(_OTHER_MARKERS)]
     return COLOURS.get(colour, colour), marker
 
 
@@ -96,19 +96,19 @@ def level_styles(levels: Iterable[int | None]) -> dict[int | None, tuple[str, st
     """
     levels = set(levels)
     numbers = sorted(level for level in levels if level is not None)
-    low, high = _RAMP_ENDS
+    low, high = _COLOUR_MAP_ENDS
     shares = [low + (high - low) * i / max(1, len(numbers) - 1) for i in range(len(numbers))]
-    colours = [to_hex(matplotlib.colormaps[_RAMP](share)) for share in shares]
+    colours = [to_hex(matplotlib.colormaps[_COLOUR_MAP](share)) for share in shares]
     styles: dict[int | None, tuple[str, str]] = {None: (INK, "o")} if None in levels else {}
     for i, (number, colour) in enumerate(zip(numbers, colours, strict=True)):
         styles[number] = (colour, MARKERS[i % len(MARKERS)])
     return styles
 
 
-def rank_handles(styles: Mapping[int | None, tuple[str, str]], *, lines: bool) -> list[Line2D]:
+def rank_handles(styles: Mapping[int | None, tuple[str, str]], *, with_lines: bool) -> list[Line2D]:
     """Return a legend entry for each rank, and for trials without a rank."""
     return [
-        Line2D([], [], color=colour, linestyle="-" if lines else "", marker="" if lines else marker,
+        Line2D([], [], color=colour, linestyle="-" if with_lines else "", marker="" if with_lines else marker,
                label="no rank" if rank is None else f"r={rank}")
         for rank, (colour, marker) in styles.items()
     ]  # fmt: skip
@@ -124,10 +124,10 @@ def method_handles(methods: Iterable[str], **line_options: Any) -> list[Line2D]:
 
 def count_legend_rows(labels: Sequence[str], width_pt: float) -> int:
     """Return how many rows a legend of these labels needs. A legend is filled column by column."""
-    for rows in range(1, len(labels) + 1):
-        columns = [labels[i : i + rows] for i in range(0, len(labels), rows)]
+    for row_count in range(1, len(labels) + 1):
+        columns = [labels[i : i + row_count] for i in range(0, len(labels), row_count)]
         if sum(_HANDLE_WIDTH_PT + _LETTER_WIDTH_PT * max(map(len, column)) for column in columns) <= width_pt:
-            return rows
+            return row_count
     return max(1, len(labels))
 
 
@@ -138,7 +138,7 @@ def panels(
     height: float = 3.4,
     right: float = 0.985,
     legend: Sequence[Line2D] = (),
-    shared: bool = True,
+    shares_y_axis: bool = True,
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure with one panel for each title, three in a row, under one legend.
 
@@ -147,22 +147,22 @@ def panels(
         width, height: the size of a figure with one row of panels, in inches.
         right: where the last panel ends, as a share of the width.
         legend: the entries of the legend.
-        shared: whether the panels share one y axis.
+        shares_y_axis: whether the panels share one y axis.
     """
     titles = list(titles)
-    count = len(titles)
-    columns, rows = min(count, _PANELS_PER_ROW), -(-count // _PANELS_PER_ROW)
+    panel_count = len(titles)
+    column_count, row_count = min(panel_count, _PANELS_PER_ROW), -(-panel_count // _PANELS_PER_ROW)
     labels = [str(handle.get_label()) for handle in legend]
     legend_row_count = count_legend_rows(labels, 72 * width - 20) if legend else 0
-    head_in = 0.3 + legend_row_count * _ROW_HEIGHT_PT / 72  # inches above the panels, for the legend and a title
-    figure = Figure(figsize=(width, 0.55 + (height - 0.55) * rows + head_in - 0.3))
-    grid = figure.subplots(rows, columns, sharey=shared, squeeze=False)
+    head_height_in = 0.3 + legend_row_count * _ROW_HEIGHT_PT / 72  # inches above the panels, for the legend and a title
+    figure = Figure(figsize=(width, 0.55 + (height - 0.55) * row_count + head_height_in - 0.3))
+    grid = figure.subplots(row_count, column_count, sharey=shares_y_axis, squeeze=False)
     figure.subplots_adjust(
-        left=0.09 if shared else 0.065,
+        left=0.09 if shares_y_axis else 0.065,
         right=right,
         bottom=0.5 / figure.get_figheight(),
-        top=1 - head_in / figure.get_figheight(),
-        wspace=0.08 if shared else 0.22,
+        top=1 - head_height_in / figure.get_figheight(),
+        wspace=0.08 if shares_y_axis else 0.22,
         hspace=0.35,
     )
     if legend:
@@ -176,28 +176,28 @@ def panels(
             borderpad=0.3,
         )
     all_panels = list(grid.flat)
-    for unused_panel in all_panels[count:]:
+    for unused_panel in all_panels[panel_count:]:
         unused_panel.set_visible(False)
     for axes, title in zip(all_panels, titles, strict=False):
-        panel_title(axes, title)
-    return figure, all_panels[:count]
+        set_panel_title(axes, title)
+    return figure, all_panels[:panel_count]
 
 
-def panel_title(axes: Axes, title: str) -> None:
+def set_panel_title(axes: Axes, title: str) -> None:
     """Write a panel's title above its left end."""
     axes.set_title(title, fontsize=9.5, loc="left")
 
 
-def y_label(panels: Sequence[Axes], text: str) -> None:
+def set_y_label(panels: Sequence[Axes], text: str) -> None:
     """Name the y axis that all panels share, at the first panel of each row."""
     for axes in panels[::_PANELS_PER_ROW]:
         axes.set_ylabel(text)
 
 
-def files(figure: Figure) -> dict[str, bytes]:
+def figure_files(figure: Figure) -> dict[str, bytes]:
     """Return the contents of a figure's svg, pdf and png files, by ending. They hold no dates."""
     buffers = {ending: io.BytesIO() for ending in ("svg", "pdf", "png")}
-    with matplotlib.rc_context(RC):
+    with matplotlib.rc_context(RC_SETTINGS):
         figure.savefig(buffers["svg"], format="svg", dpi=150, metadata={"Date": None})
         figure.savefig(buffers["pdf"], format="pdf", dpi=150, metadata={"CreationDate": None})
         figure.set_dpi(150)
@@ -209,33 +209,35 @@ def files(figure: Figure) -> dict[str, bytes]:
     return {ending: buffer.getvalue() for ending, buffer in buffers.items()}
 
 
-def inline_svg(text: str, name: str, label: str) -> Markup:
+def inline_svg(svg_text: str, id_prefix: str, label: str) -> Markup:
     """Prepare the text of an SVG file for a page. The figure then has the colours of the page.
 
     Args:
-        text: the content of the file.
-        name: put before each id, so that the ids of several figures on a page differ.
+        svg_text: the content of the file.
+        id_prefix: put before each id, so that the ids of several figures on a page differ.
         label: what screen readers read out.
     """
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r'(href="|url\()#', rf"\1#{name}-", text)
-    text = re.sub(r"<path(?![^>]*\bd=)", '<path d=""', text)  # the glyph of a space
+    svg_text = svg_text[svg_text.index("<svg") :]
+    svg_text = re.sub(r"<metadata>.*?</metadata>", "", svg_text, flags=re.DOTALL)
+    svg_text = re.sub(r'\bid="', f'id="{id_prefix}-', svg_text)
+    svg_text = re.sub(r'(href="|url\()#', rf"\1#{id_prefix}-", svg_text)
+    svg_text = re.sub(r"<path(?![^>]*\bd=)", '<path d=""', svg_text)  # the glyph of a space
     # The figure is as wide as the page, but at most a quarter wider than it was drawn.
-    text = re.sub(r'<svg([^>]*?) width="([\d.]+)pt"', r'<svg\1 style="max-width: calc(\2pt * 1.25)"', text, count=1)
-    text = re.sub(r'<svg([^>]*?) height="[^"]*"', r"<svg\1", text, count=1)
+    svg_text = re.sub(
+        r'<svg([^>]*?) width="([\d.]+)pt"', r'<svg\1 style="max-width: calc(\2pt * 1.25)"', svg_text, count=1
+    )
+    svg_text = re.sub(r'<svg([^>]*?) height="[^"]*"', r"<svg\1", svg_text, count=1)
     for colour, variable in _PAGE_VARIABLES.items():
-        text = text.replace(colour, variable)
-    return Markup(text.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))
+        svg_text = svg_text.replace(colour, variable)
+    return Markup(svg_text.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))
 
 
-def log_axis(axes: Axes, low: float, high: float, *, roomy: bool) -> None:
+def log_axis(axes: Axes, low: float, high: float, *, is_roomy: bool) -> None:
     """Make the x axis logarithmic, from `low` to `high`, with plain numbers. A roomy axis has ticks at 1, 2 and 5."""
     axes.set_xscale("log")
     axes.set_xlim(low, high)
-    subs = (1.0, 2.0, 5.0) if roomy and high / low < 2000 else (1.0, 3.0) if high / low < 30 else (1.0,)
-    axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    tick_digits = (1.0, 2.0, 5.0) if is_roomy and high / low < 2000 else (1.0, 3.0) if high / low < 30 else (1.0,)
+    axes.xaxis.set_major_locator(LogLocator(subs=tick_digits))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _format_tick(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(which="minor", bottom=False)
@@ -251,10 +253,14 @@ def log2_axis(axes: Axes, low: float, high: float, ticks: Sequence[float] = ()) 
     axes.set_xscale("log", base=2)
     axes.set_xlim(low, high)
     unit = 125.0 if low > 100 else 1.0
-    first, last = (math.log2(end / unit) for end in (low, high))
-    doublings = [unit * 2.0**k for k in range(math.ceil(first), math.floor(last) + 1)]
-    decades = [10.0**k for k in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
-    axes.xaxis.set_major_locator(FixedLocator(ticks or (doublings if 1 < len(doublings) <= 10 else decades)))
+    first_exponent, last_exponent = (math.log2(end / unit) for end in (low, high))
+    doubling_ticks = [
+        unit * 2.0**exponent for exponent in range(math.ceil(first_exponent), math.floor(last_exponent) + 1)
+    ]
+    decade_ticks = [10.0**exponent for exponent in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
+    axes.xaxis.set_major_locator(
+        FixedLocator(ticks or (doubling_ticks if 1 < len(doubling_ticks) <= 10 else decade_ticks))
+    )
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _format_tick(value)))
 
@@ -267,58 +273,63 @@ def _format_tick(value: float) -> str:
     return f"{value:,.0f}" if value >= 1 else f"{value:g}" if value > 9e-4 else f"{value:.0e}".replace("e-0", "e-")
 
 
-def spread(positions: Sequence[float], gap: float) -> list[float]:
-    """Move positions as little as possible until they are at least `gap` apart; their order stays the same."""
-    order = sorted(range(len(positions)), key=lambda i: positions[i])
-    # A block holds neighbours that are now exactly `gap` apart, while their mean has not moved. It is written as the
-    # position of the first one, and the indices of all.
+def move_apart(positions: Sequence[float], least_gap: float) -> list[float]:
+    """Move positions as little as possible until they are at least `least_gap` apart; their order stays the same."""
+    sorted_indices = sorted(range(len(positions)), key=lambda i: positions[i])
+    # A block holds neighbours that were moved to be exactly `least_gap` apart, while their mean stays where it was. It
+    # is a pair: the new position of its first member, and the indices of all members.
     blocks: list[tuple[float, list[int]]] = []
-    for i in order:
-        start, members = positions[i], [i]
-        while blocks and blocks[-1][0] + gap * len(blocks[-1][1]) > start:
-            left_start, left_members = blocks.pop()
-            sum_of_starts = left_start * len(left_members) + (start - gap * len(left_members)) * len(members)
-            start, members = sum_of_starts / (len(left_members) + len(members)), left_members + members
-        blocks.append((start, members))
-    moved = [0.0] * len(positions)
-    for start, members in blocks:
-        for offset, i in enumerate(members):
-            moved[i] = start + gap * offset
-    return moved
+    for i in sorted_indices:
+        start, indices = positions[i], [i]
+        while blocks and blocks[-1][0] + least_gap * len(blocks[-1][1]) > start:
+            left_start, left_indices = blocks.pop()
+            sum_of_starts = left_start * len(left_indices) + (start - least_gap * len(left_indices)) * len(indices)
+            start, indices = sum_of_starts / (len(left_indices) + len(indices)), left_indices + indices
+        blocks.append((start, indices))
+    moved_positions = [0.0] * len(positions)
+    for start, indices in blocks:
+        for offset, i in enumerate(indices):
+            moved_positions[i] = start + least_gap * offset
+    return moved_positions
 
 
 def draw_axis_break(upper: Axes, lower: Axes) -> None:
     """Mark that the y axis leaves out the values between two panels."""
     upper.spines.bottom.set_visible(False)
     upper.tick_params(which="both", bottom=False, labelbottom=False)
-    slash: dict[str, Any] = {"marker": [(-1, -0.5), (1, 0.5)], "markersize": 8, "linestyle": "none", "color": MUTED}
-    upper.plot([0], [0], transform=upper.transAxes, clip_on=False, **slash)
-    lower.plot([0], [1], transform=lower.transAxes, clip_on=False, **slash)
+    slash_options: dict[str, Any] = {
+        "marker": [(-1, -0.5), (1, 0.5)],
+        "markersize": 8,
+        "linestyle": "none",
+        "color": MUTED,
+    }
+    upper.plot([0], [0], transform=upper.transAxes, clip_on=False, **slash_options)
+    lower.plot([0], [1], transform=lower.transAxes, clip_on=False, **slash_options)
 
 
-def halo(width: float = 2.2) -> list[withStroke]:
+def halo(width_pt: float = 2.2) -> list[withStroke]:
     """Return a rim in the paper's colour, so that a label can be read over lines."""
-    return [withStroke(linewidth=width, foreground=PAPER)]
+    return [withStroke(linewidth=width_pt, foreground=PAPER)]
 
 
-def draw_end_labels(axes: Axes, labels: Iterable[tuple[float, float, str, str]], gap: float = 10) -> None:
+def draw_end_labels(axes: Axes, labels: Iterable[tuple[float, float, str, str]], gap_pt: float = 10) -> None:
     """Write labels (x, y, text, colour) to the right of their points, moved up or down until none overlaps another."""
     labels = list(labels)
     if not labels:
         return
     axes.get_ylim()  # this makes matplotlib compute the limits of the axes
     points_per_pixel = 72 / axes.figure.dpi
-    heights = [axes.transData.transform((x, y))[1] * points_per_pixel for x, y, *_ in labels]
-    moved_heights = [0.0] * len(labels)
-    for column in {x for x, *_ in labels}:  # only labels at one x can overlap
-        members = [i for i, (x, *_) in enumerate(labels) if x == column]
-        for i, height in zip(members, spread([heights[i] for i in members], gap), strict=True):
-            moved_heights[i] = height
-    for (x, y, text, colour), height, moved_height in zip(labels, heights, moved_heights, strict=True):
+    heights_pt = [axes.transData.transform((x, y))[1] * points_per_pixel for x, y, *_ in labels]
+    moved_heights_pt = [0.0] * len(labels)
+    for label_x in {x for x, *_ in labels}:  # only labels at one x can overlap
+        indices = [i for i, (x, *_) in enumerate(labels) if x == label_x]
+        for i, height_pt in zip(indices, move_apart([heights_pt[i] for i in indices], gap_pt), strict=True):
+            moved_heights_pt[i] = height_pt
+    for (x, y, text, colour), height_pt, moved_height_pt in zip(labels, heights_pt, moved_heights_pt, strict=True):
         axes.annotate(
             text,
             (x, y),
-            xytext=(7, moved_height - height),
+            xytext=(7, moved_height_pt - height_pt),
             textcoords="offset points",
             color=colour,
             fontsize=8,

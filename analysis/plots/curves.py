@@ -17,15 +17,15 @@ from analysis.registry import Info, Missing, PlotSpec, Row
 Curve = list[tuple[int, float]]  # (step, accuracy)
 
 
-def curve(trial: Trial) -> Curve:
+def learning_curve(trial: Trial) -> Curve:
     """Return the step and held-out accuracy of each evaluation of a trial."""
-    scores = ((evaluation.step, evaluation.selection_score) for evaluation in trial.evaluations)
-    return sorted((step, score) for step, score in scores if score is not None)
+    steps_and_scores = ((evaluation.step, evaluation.selection_score) for evaluation in trial.evaluations)
+    return sorted((step, score) for step, score in steps_and_scores if score is not None)
 
 
 def compute(group: Group) -> Info[Trial] | Missing:
-    trials = tuple(trial for trial in sorted(group.trials, key=lambda trial: trial.key) if curve(trial))
-    if not any(len(curve(trial)) > 1 for trial in trials):
+    trials = tuple(trial for trial in sorted(group.trials, key=lambda trial: trial.key) if learning_curve(trial))
+    if not any(len(learning_curve(trial)) > 1 for trial in trials):
         return Missing("no trial has two evaluations yet")
     return Info(group=group, rows=trials)
 
@@ -34,24 +34,28 @@ def compute(group: Group) -> Info[Trial] | Missing:
 def draw(info: Info[Trial]) -> Figure:
     methods = sorted_methods(trial.method for trial in info.rows)
     styles = style.level_styles(trial.rank for trial in info.rows if trial.is_confirmed)
-    figure, panels = style.panels(map(method_label, methods), height=3.4, legend=style.rank_handles(styles, lines=True))
+    figure, panels = style.panels(
+        map(method_label, methods), height=3.4, legend=style.rank_handles(styles, with_lines=True)
+    )
     for axes, method in zip(panels, methods, strict=True):
         trials = [trial for trial in info.rows if trial.method == method]
         for rank, (colour, _) in styles.items():
-            confirmed = [trial for trial in trials if trial.is_confirmed and trial.rank == rank]
-            mean_curves = _mean_curves(confirmed)
-            has_several_seeds = len(mean_curves) < len(confirmed)
+            confirmed_trials = [trial for trial in trials if trial.is_confirmed and trial.rank == rank]
+            mean_curves = _mean_curves(confirmed_trials)
+            has_several_seeds = len(mean_curves) < len(confirmed_trials)
             _draw_curves(axes, mean_curves, color=colour, linewidth=1.6, alpha=0.95, zorder=4)
-            seed_curves = map(curve, confirmed) if has_several_seeds else []
+            seed_curves = map(learning_curve, confirmed_trials) if has_several_seeds else []
             _draw_curves(axes, seed_curves, color=colour, linewidth=0.7, alpha=0.3, zorder=3)
-        grey_curves = [curve(trial) for trial in trials if not trial.is_confirmed]
+        grey_curves = [learning_curve(trial) for trial in trials if not trial.is_confirmed]
         _draw_curves(axes, grey_curves, color=style.MUTED, linewidth=0.8, alpha=0.35, zorder=2)
-        dots = [(points[0][0], 100 * points[0][1]) for points in grey_curves if len(points) == 1]
+        dots = [
+            (curve_points[0][0], 100 * curve_points[0][1]) for curve_points in grey_curves if len(curve_points) == 1
+        ]
         if dots:  # trials that were stopped at their first evaluation
             axes.plot(*zip(*dots, strict=True), ".", color=style.MUTED, markersize=5, alpha=0.5, mec="none", zorder=2)
         axes.autoscale_view()
         axes.set_xlabel("training step")
-    style.y_label(panels, "held-out accuracy, %")
+    style.set_y_label(panels, "held-out accuracy, %")
     return figure
 
 
@@ -59,15 +63,17 @@ def _mean_curves(trials: Sequence[Trial]) -> list[Curve]:
     """Return the mean curve of each cell's seeds, over the steps that all of them reached."""
     mean_curves = []
     for cell_trials in grouped(trials, lambda trial: (trial.cell, trial.length, trial.rank)).values():
-        accuracies_by_step = [dict(curve(trial)) for trial in cell_trials]  # one dict for each seed
-        steps = [step for step in accuracies_by_step[0] if all(step in by_step for by_step in accuracies_by_step)]
-        mean_curves.append([(step, fmean(by_step[step] for by_step in accuracies_by_step)) for step in steps])
+        seed_curves = [dict(learning_curve(trial)) for trial in cell_trials]  # one dict for each seed
+        steps = [step for step in seed_curves[0] if all(step in accuracy_by_step for accuracy_by_step in seed_curves)]
+        mean_curves.append(
+            [(step, fmean(accuracy_by_step[step] for accuracy_by_step in seed_curves)) for step in steps]
+        )
     return mean_curves
 
 
 def _draw_curves(axes: Axes, curves: Iterable[Curve], **line_options: Any) -> None:
     """Draw curves that look alike. If they are too many for a page to hold as lines, draw them as an image."""
-    if lines := [[(step, 100 * accuracy) for step, accuracy in points] for points in curves]:
+    if lines := [[(step, 100 * accuracy) for step, accuracy in curve_points] for curve_points in curves]:
         axes.add_collection(LineCollection(lines, rasterized=len(lines) > style.MOST_VECTOR_SHAPES, **line_options))
 
 
@@ -84,10 +90,10 @@ def caption(info: Info[Trial]) -> str:
 
 def data(info: Info[Trial]) -> list[Row]:
     return [
-        {"run": number, "method": trial.method, "rank": trial.rank, "confirmed": trial.is_confirmed, "step": step}
+        {"run": trial_number, "method": trial.method, "rank": trial.rank, "confirmed": trial.is_confirmed, "step": step}
         | {"selection_percent": 100 * accuracy}
-        for number, trial in enumerate(info.rows)
-        for step, accuracy in curve(trial)
+        for trial_number, trial in enumerate(info.rows)
+        for step, accuracy in learning_curve(trial)
     ]
 
 

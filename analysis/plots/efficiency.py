@@ -27,12 +27,12 @@ class Panel:
     """One quantity, with a value for every confirmed trial.
 
     Attributes:
-        points: the values by method and length.
-        values_without_length: the values by method, for methods without a prompt and therefore without a length.
+        values_with_length: the values by method and length.
+        values_without_length: the values by method, for methods without a prompt, which have no length.
     """
 
     name: str
-    points: dict[str, dict[int, tuple[float, ...]]]
+    values_with_length: dict[str, dict[int, tuple[float, ...]]]
     values_without_length: dict[str, tuple[float, ...]]
 
 
@@ -40,7 +40,7 @@ class Panel:
 class Info:
     group: Group
     panels: tuple[Panel, ...]
-    reference_label: str  # of the cell whose median is 1 in the relative panels
+    reference_label: str  # the label of the cell whose median is 1 in the relative panels
 
 
 def compute(group: Group) -> Info | Missing:
@@ -48,45 +48,50 @@ def compute(group: Group) -> Info | Missing:
     if len(lengths) < 2:
         return Missing("it needs confirmed cells of two prompt lengths")
     full_prompts = [cell for cell in group.confirmed_cells if cell.method == FULL_PROMPT]
-    reference = min(full_prompts or group.confirmed_cells, key=lambda cell: (cell.length or 0, cell.name))
+    reference_cell = min(full_prompts or group.confirmed_cells, key=lambda cell: (cell.length or 0, cell.name))
     candidates = (
-        _panel("training step, relative time", group, _step_seconds, reference),
-        _panel("peak memory, relative", group, attrgetter("peak_memory_bytes"), reference),
-        _panel("inference, examples/s", group, _examples_per_second, None),
+        _make_panel("training step, relative time", group, _step_seconds, reference_cell),
+        _make_panel("peak memory, relative", group, attrgetter("peak_memory_bytes"), reference_cell),
+        _make_panel("inference, examples/s", group, _examples_per_second, None),
     )
     panels = tuple(panel for panel in candidates if len(_lengths(panel)) > 1)
     if not panels:
         return Missing("its records hold neither the time nor the memory of trials")
-    return Info(group=group, panels=panels, reference_label=reference.label)
+    return Info(group=group, panels=panels, reference_label=reference_cell.label)
 
 
 def _lengths(panel: Panel) -> set[int]:
-    return {length for by_length in panel.points.values() for length in by_length}
+    return {length for values_by_length in panel.values_with_length.values() for length in values_by_length}
 
 
-def _panel(name: str, group: Group, quantity: Callable[[Trial], float | None], reference: Cell | None) -> Panel:
-    """Return the panel of a quantity. If `reference` is given, the values are relative to the median of that cell."""
-    reference_values = _known_values(reference, quantity) if reference else [1.0]
-    points: dict[str, dict[int, list[float]]] = {}
+def _make_panel(
+    name: str, group: Group, read_value: Callable[[Trial], float | None], reference_cell: Cell | None
+) -> Panel:
+    """Return the panel of the quantity that `read_value` reads from a trial.
+
+    If `reference_cell` is given, the values are relative to the median of that cell.
+    """
+    reference_values = _known_values(reference_cell, read_value) if reference_cell else [1.0]
+    values_with_length: dict[str, dict[int, list[float]]] = {}
     values_without_length: dict[str, list[float]] = {}
     for cell in group.confirmed_cells if reference_values else ():
-        values = [value / median(reference_values) for value in _known_values(cell, quantity)]
+        values = [value / median(reference_values) for value in _known_values(cell, read_value)]
         if cell.length and values:
-            points.setdefault(cell.method, {}).setdefault(cell.length, []).extend(values)
+            values_with_length.setdefault(cell.method, {}).setdefault(cell.length, []).extend(values)
         elif values:
             values_without_length.setdefault(cell.method, []).extend(values)
     return Panel(
         name=name,
-        points={
-            method: {length: tuple(sorted(by_length[length])) for length in sorted(by_length)}
-            for method, by_length in points.items()
+        values_with_length={
+            method: {length: tuple(sorted(values_by_length[length])) for length in sorted(values_by_length)}
+            for method, values_by_length in values_with_length.items()
         },
         values_without_length={method: tuple(sorted(values)) for method, values in values_without_length.items()},
     )
 
 
-def _known_values(cell: Cell, quantity: Callable[[Trial], float | None]) -> list[float]:
-    return [value for value in map(quantity, cell.confirmed_trials) if value]
+def _known_values(cell: Cell, read_value: Callable[[Trial], float | None]) -> list[float]:
+    return [value for value in map(read_value, cell.confirmed_trials) if value]
 
 
 def _step_seconds(trial: Trial) -> float | None:
@@ -100,39 +105,41 @@ def _examples_per_second(trial: Trial) -> float | None:
 @style.in_style
 def draw(info: Info) -> Figure:
     methods = sorted_methods(
-        method for panel in info.panels for method in (*panel.points, *panel.values_without_length)
+        method for panel in info.panels for method in (*panel.values_with_length, *panel.values_without_length)
     )
-    without_length = {method for panel in info.panels for method in panel.values_without_length}
-    handles = style.method_handles(method for method in methods if method not in without_length)
-    dashed: dict[str, Any] = {"marker": "", "linestyle": (0, (4, 3)), "linewidth": 1.5}
-    handles += style.method_handles((method for method in methods if method in without_length), **dashed)
-    figure, panels = style.panels([panel.name for panel in info.panels], height=3.2, legend=handles, shared=False)
+    methods_without_length = {method for panel in info.panels for method in panel.values_without_length}
+    handles = style.method_handles(method for method in methods if method not in methods_without_length)
+    dashed_line: dict[str, Any] = {"marker": "", "linestyle": (0, (4, 3)), "linewidth": 1.5}
+    handles += style.method_handles((method for method in methods if method in methods_without_length), **dashed_line)
+    figure, all_axes = style.panels(
+        [panel.name for panel in info.panels], height=3.2, legend=handles, shares_y_axis=False
+    )
     lengths = sorted({length for panel in info.panels for length in _lengths(panel)})
-    for axes, panel in zip(panels, info.panels, strict=True):
+    for axes, panel in zip(all_axes, info.panels, strict=True):
         style.log2_axis(axes, lengths[0] / 1.25, lengths[-1] * 1.25, lengths)
-        if any(longer / shorter < 1.4 for shorter, longer in pairwise(lengths)):  # too close for a tick at each
+        if any(longer / shorter < 1.4 for shorter, longer in pairwise(lengths)):  # too close for a tick at every length
             axes.xaxis.set_major_locator(LogLocator(2))
-        for i, (method, by_length) in enumerate(panel.points.items()):
+        for i, (method, values_by_length) in enumerate(panel.values_with_length.items()):
             colour, marker = style.method_style(method)
-            shift = 1.04 ** (i - (len(panel.points) - 1) / 2)  # puts methods of one length side by side
-            trials = [(length * shift, value) for length, values in by_length.items() for value in values]
-            axes.plot(*zip(*trials, strict=True), marker, color=colour, markersize=4.5, alpha=0.45, mec="none")
-            medians = [(length * shift, median(values)) for length, values in by_length.items()]
-            axes.plot(*zip(*medians, strict=True), marker, color=colour, markersize=6.5, mec=style.PAPER, mew=0.7)
+            shift = 1.04 ** (i - (len(panel.values_with_length) - 1) / 2)  # puts methods of one length side by side
+            trial_points = [(length * shift, value) for length, values in values_by_length.items() for value in values]
+            axes.plot(*zip(*trial_points, strict=True), marker, color=colour, markersize=4.5, alpha=0.45, mec="none")
+            median_points = [(length * shift, median(values)) for length, values in values_by_length.items()]
+            axes.plot(*zip(*median_points, strict=True), marker, color=colour, markersize=6.5, mec=style.PAPER, mew=0.7)
         for method, method_values in panel.values_without_length.items():
             colour, _ = style.method_style(method)
             axes.axhline(median(method_values), color=colour, linestyle=(0, (4, 3)), linewidth=1.2)
-        axes.set_ylim(0, 1.12 * max(value for _, _, value in _values(panel)))
+        axes.set_ylim(0, 1.12 * max(value for _, _, value in _method_length_values(panel)))
         axes.set_xlabel("prompt length n")
     return figure
 
 
-def _values(panel: Panel) -> list[tuple[str, int | None, float]]:
+def _method_length_values(panel: Panel) -> list[tuple[str, int | None, float]]:
     """Return (method, length, value) for every trial. The length is None for a method without a prompt."""
     values: list[tuple[str, int | None, float]] = [
         (method, length, value)
-        for method, by_length in panel.points.items()
-        for length, length_values in by_length.items()
+        for method, values_by_length in panel.values_with_length.items()
+        for length, length_values in values_by_length.items()
         for value in length_values
     ]
     for method, method_values in panel.values_without_length.items():
@@ -164,7 +171,7 @@ def data(info: Info) -> list[Row]:
     return [
         {"quantity": panel.name, "method": method, "length": length, "value": value}
         for panel in info.panels
-        for method, length, value in _values(panel)
+        for method, length, value in _method_length_values(panel)
     ]
 
 

@@ -7,30 +7,32 @@ from analysis.comparisons import Comparison
 from analysis.registry import Info, PlotSpec, Row
 from analysis.tables.noninferiority import compute
 
-_MOST_ROWS = 30  # a figure can hold no more
+_MOST_ROWS = 30  # a figure has no room for more rows
 
 
 def _drawn_rows(info: Info[Comparison]) -> tuple[Comparison, ...]:
     """Return the comparisons to draw. If there are too many, these are the ones closest to being as good."""
-    closest = sorted(info.rows, key=lambda row: -row.verdict.difference.low)[:_MOST_ROWS]
-    return tuple(row for row in info.rows if row in closest)
+    closest_rows = sorted(info.rows, key=lambda row: -row.verdict.difference.low)[:_MOST_ROWS]
+    return tuple(row for row in info.rows if row in closest_rows)
 
 
 @style.in_style
 def draw(info: Info[Comparison]) -> Figure:
-    rows = _drawn_rows(info)
-    margin = 100 * info.group.margin
-    figure = Figure(figsize=(7.2, 0.95 + 0.32 * len(rows)))
+    drawn_rows = _drawn_rows(info)
+    margin_pp = 100 * info.group.margin
+    figure = Figure(figsize=(7.2, 0.95 + 0.32 * len(drawn_rows)))
     axes = figure.add_axes((0.33, 0.55 / figure.get_figheight(), 0.5, 1 - 0.85 / figure.get_figheight()))
-    ends = [100 * end for row in rows for end in (row.verdict.difference.low, row.verdict.difference.high)]
-    low, high = min([*ends, -margin]), max([*ends, 0.0])
+    interval_ends = [
+        100 * end for row in drawn_rows for end in (row.verdict.difference.low, row.verdict.difference.high)
+    ]
+    low, high = min([*interval_ends, -margin_pp]), max([*interval_ends, 0.0])
     room = 0.06 * (high - low)
     axes.set_xlim(low - room, high + room)
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.axvspan(low - room, -margin, color=style.MUTED, alpha=0.12, linewidth=0)
-    axes.axvline(-margin, color=style.MUTED, linestyle=(0, (4, 3)), linewidth=1)
+    axes.set_ylim(len(drawn_rows) - 0.4, -0.6)
+    axes.axvspan(low - room, -margin_pp, color=style.MUTED, alpha=0.12, linewidth=0)
+    axes.axvline(-margin_pp, color=style.MUTED, linestyle=(0, (4, 3)), linewidth=1)
     axes.axvline(0, color=style.INK, linewidth=0.8)
-    for y, row in enumerate(rows):
+    for y, row in enumerate(drawn_rows):
         difference, outcome = row.verdict.difference, row.verdict.outcome
         colour, marker = style.method_style(row.cell.method)
         axes.plot([100 * difference.low, 100 * difference.high], [y, y], color=colour, linewidth=1.4)
@@ -44,13 +46,13 @@ def draw(info: Info[Comparison]) -> Figure:
             color=style.INK if outcome != "inconclusive" else style.MUTED,
             annotation_clip=False,
         )
-    axes.set_yticks(range(len(rows)), [f"{row.cell.label}, {row.ratio:.1f}× fewer" for row in rows])
+    axes.set_yticks(range(len(drawn_rows)), [f"{row.cell.label}, {row.ratio:.1f}× fewer" for row in drawn_rows])
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("test accuracy minus that of the full prompt, percentage points")
     axes.annotate(
-        f"margin: −{margin:g}",
-        (-margin, 1.0),
+        f"margin: −{margin_pp:g}",
+        (-margin_pp, 1.0),
         xycoords=("data", "axes fraction"),
         xytext=(0, 3),
         textcoords="offset points",
@@ -62,13 +64,13 @@ def draw(info: Info[Comparison]) -> Figure:
 
 
 def caption(info: Info[Comparison]) -> str:
-    full = info.rows[0].full
+    full_cell = info.rows[0].full_cell
     text = (
-        f"Prompts with far fewer parameters, compared with the full prompt ({full.label}) on {info.group.title}. Each "
-        "point is the difference in test accuracy on the same examples; the bar is its 95 % interval over seeds and "
-        "examples. In the shaded area a prompt is worse than the full one by more than the margin. A bar outside this "
-        "area suggests that the prompt is as good. The verdicts at the right are corrected for the number of tests by "
-        "Holm's method, so a prompt can be inconclusive although its bar is outside the shaded area."
+        f"Prompts with far fewer parameters, compared with the full prompt ({full_cell.label}) on {info.group.title}. "
+        "Each point is the difference in test accuracy on the same examples; the bar is its 95 % interval over seeds "
+        "and examples. In the shaded area a prompt is worse than the full one by more than the margin. A bar outside "
+        "this area suggests that the prompt is as good. The verdicts at the right are corrected for the number of "
+        "tests by Holm's method, so a prompt can be inconclusive although its bar is outside the shaded area."
     )
     if len(info.rows) > _MOST_ROWS:
         text += (

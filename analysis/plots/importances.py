@@ -21,15 +21,15 @@ class Importances:
     """The importances of one method's hyperparameters."""
 
     method: str
-    shares: tuple[tuple[str, float], ...]  # (label, share), the largest first; they sum to 1
-    trial_count: int  # number of trials from which they are computed
+    shares: tuple[tuple[str, float], ...]  # pairs of label and share, the largest share first; the shares sum to 1
+    trial_count: int  # number of trials from which the shares are computed
 
 
 def compute(group: Group) -> Info[Importances] | Missing:
-    searched = sorted((trial for trial in group.trials if trial.is_finished_search), key=lambda trial: trial.key)
-    by_method = grouped(searched, lambda trial: trial.method)
-    methods = [method for method in sorted_methods(by_method) if len(by_method[method]) >= _LEAST_TRIALS]
-    rows = [row for method in methods if (row := _importances(method, by_method[method]))]
+    finished_trials = sorted((trial for trial in group.trials if trial.is_finished_search), key=lambda trial: trial.key)
+    trials_by_method = grouped(finished_trials, lambda trial: trial.method)
+    methods = [method for method in sorted_methods(trials_by_method) if len(trials_by_method[method]) >= _LEAST_TRIALS]
+    rows = [row for method in methods if (row := _compute_importances(method, trials_by_method[method]))]
     if not rows:
         return Missing(
             f"it needs a method with at least {_LEAST_TRIALS} search trials that ran to the end, and with two searched "
@@ -38,31 +38,33 @@ def compute(group: Group) -> Info[Importances] | Missing:
     return Info(group=group, rows=tuple(rows))
 
 
-def _importances(method: str, trials: Sequence[Trial]) -> Importances | None:
-    """Compute the importances. Return None if fewer than two hyperparameters vary, or if all trials have one score."""
-    import optuna  # only here, because it loads slowly and --help does not need it
+def _compute_importances(method: str, trials: Sequence[Trial]) -> Importances | None:
+    """Compute the importances. Return None if fewer than two hyperparameters vary, or if all scores are equal."""
+    import optuna  # imported here, because it is slow and --help does not need it
 
-    points = [{name: getattr(trial, name) for name in LABELS} for trial in trials]
-    values = {name: {point[name] for point in points} for name in LABELS}
-    varied_names = [name for name in LABELS if None not in values[name] and len(values[name]) > 1]
+    settings_of_trials = [{name: getattr(trial, name) for name in LABELS} for trial in trials]
+    values_by_name = {name: {settings[name] for settings in settings_of_trials} for name in LABELS}
+    varied_names = [name for name in LABELS if None not in values_by_name[name] and len(values_by_name[name]) > 1]
     if len(varied_names) < 2 or len({trial.selection_score for trial in trials}) == 1:
         return None
-    ranges: dict[str, Any] = {}
+    distributions: dict[str, Any] = {}
     for name in varied_names:
         number_type = "Float" if name == "learning_rate" else "Int"
-        low, high = min(values[name]), max(values[name])
-        ranges[name] = getattr(optuna.distributions, f"{number_type}Distribution")(low, high, log=True)
-    verbosity = optuna.logging.get_verbosity()
+        low, high = min(values_by_name[name]), max(values_by_name[name])
+        distributions[name] = getattr(optuna.distributions, f"{number_type}Distribution")(low, high, log=True)
+    earlier_verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         study = optuna.create_study(direction="maximize")
-        for point, trial in zip(points, trials, strict=True):
-            params = {name: point[name] for name in varied_names}
-            study.add_trial(optuna.create_trial(params=params, distributions=ranges, value=trial.selection_score))
+        for settings, trial in zip(settings_of_trials, trials, strict=True):
+            params = {name: settings[name] for name in varied_names}
+            study.add_trial(
+                optuna.create_trial(params=params, distributions=distributions, value=trial.selection_score)
+            )
         evaluator = optuna.importance.PedAnovaImportanceEvaluator()
         shares = optuna.importance.get_param_importances(study, evaluator=evaluator, params=varied_names)
     finally:
-        optuna.logging.set_verbosity(verbosity)
+        optuna.logging.set_verbosity(earlier_verbosity)
     labelled_shares = tuple((LABELS[name], share) for name, share in shares.items())
     return Importances(method=method, shares=labelled_shares, trial_count=len(trials))
 
@@ -78,10 +80,12 @@ def draw(info: Info[Importances]) -> Figure:
         bar_colour, _ = style.method_style(row.method)
         shares = dict(row.shares)
         for y, label in enumerate(labels):
-            percent = 100 * shares.get(label, 0.0)
-            axes.barh(y, percent, color=bar_colour, alpha=0.85, height=0.55)
-            text, colour = (f"{percent:.0f} %", style.INK) if label in shares else ("not searched", style.MUTED)
-            axes.annotate(text, (percent, y), color=colour, xytext=(4, 0), textcoords="offset points", va="center")
+            share_percent = 100 * shares.get(label, 0.0)
+            axes.barh(y, share_percent, color=bar_colour, alpha=0.85, height=0.55)
+            text, colour = (f"{share_percent:.0f} %", style.INK) if label in shares else ("not searched", style.MUTED)
+            axes.annotate(
+                text, (share_percent, y), color=colour, xytext=(4, 0), textcoords="offset points", va="center"
+            )
         axes.set_yticks(range(len(labels)), labels)
         axes.set_ylim(len(labels) - 0.5, -0.5)
         axes.set_xlim(0, 125 * largest_share)  # room for the last percentage

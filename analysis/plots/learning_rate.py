@@ -15,7 +15,7 @@ from analysis.registry import Info, Missing, PlotSpec, Row
 
 
 def compute(group: Group) -> Info[Trial] | Missing:
-    """Collect the search trials. One without a score diverged before its first evaluation."""
+    """Collect the search trials. Those without a score diverged before their first evaluation."""
     trials = tuple(
         trial
         for trial in sorted(group.trials, key=lambda trial: trial.key)
@@ -30,18 +30,18 @@ def compute(group: Group) -> Info[Trial] | Missing:
 @style.in_style
 def draw(info: Info[Trial]) -> Figure:
     methods = sorted_methods(trial.method for trial in info.rows)
-    rates = [trial.learning_rate or 0.0 for trial in info.rows]
-    heights = [100 * trial.selection_score for trial in info.rows if trial.selection_score is not None]
-    floor = min(heights) - max(2.0, 0.08 * (max(heights) - min(heights)))
+    learning_rates = [trial.learning_rate or 0.0 for trial in info.rows]
+    accuracies_percent = [100 * trial.selection_score for trial in info.rows if trial.selection_score is not None]
+    floor_percent = min(accuracies_percent) - max(2.0, 0.08 * (max(accuracies_percent) - min(accuracies_percent)))
     styles = style.level_styles(trial.rank for trial in info.rows)
-    handles = [*style.rank_handles(styles, lines=False), *_status_handles({trial.status for trial in info.rows})]
+    handles = [*style.rank_handles(styles, with_lines=False), *_status_handles({trial.status for trial in info.rows})]
     figure, panels = style.panels(map(method_label, methods), height=3.4, legend=handles)
     for axes, method in zip(panels, methods, strict=True):
         trials = [trial for trial in info.rows if trial.method == method]
         xs = _spread_rates([trial.learning_rate or 0.0 for trial in trials])
         points_by_style: dict[tuple[int | None, str], list[tuple[float, float]]] = {}
         for trial, x in zip(trials, xs, strict=True):
-            y = floor if trial.selection_score is None else 100 * trial.selection_score
+            y = floor_percent if trial.selection_score is None else 100 * trial.selection_score
             points_by_style.setdefault((trial.rank, trial.status), []).append((x, y))
         for (rank, status), points in points_by_style.items():
             colour, marker = styles[rank]
@@ -53,31 +53,33 @@ def draw(info: Info[Trial]) -> Figure:
                 options: dict[str, Any] = {"mfc": fill, "mec": colour, "markersize": 5.5, "alpha": 0.85}
                 options["rasterized"] = len(points) > style.MOST_VECTOR_SHAPES
                 axes.plot(*coordinates, marker, linestyle="", zorder=3, **options)
-        style.log_axis(axes, min(rates) / 1.4, max(rates) * 1.4, roomy=len(methods) == 1)
-        axes.set_ylim(floor - 1, min(100.5, max(heights) + 3))
+        style.log_axis(axes, min(learning_rates) / 1.4, max(learning_rates) * 1.4, is_roomy=len(methods) == 1)
+        axes.set_ylim(floor_percent - 1, min(100.5, max(accuracies_percent) + 3))
         axes.set_xlabel("learning rate")
-    style.y_label(panels, "held-out accuracy, %")
+    style.set_y_label(panels, "held-out accuracy, %")
     return figure
 
 
 def _status_handles(statuses: set[str]) -> list[Line2D]:
     """Return a legend entry for each way in which the trials ended."""
-    options: dict[str, dict[str, Any]] = {
+    options_by_status: dict[str, dict[str, Any]] = {
         "complete": {"marker": "o", "mfc": style.MUTED, "label": "ran to the end"},
         "stopped": {"marker": "o", "mfc": "none", "label": "stopped early"},
         "diverged": {"marker": "x", "label": "diverged"},
     }
     return [
-        Line2D([], [], color=style.MUTED, linestyle="", **options[status]) for status in options if status in statuses
+        Line2D([], [], color=style.MUTED, linestyle="", **options_by_status[status])
+        for status in options_by_status
+        if status in statuses
     ]
 
 
 def _spread_rates(rates: Sequence[float]) -> list[float]:
-    """Return an x for each learning rate. Equal rates, such as the first one of every cell, are moved apart."""
-    totals, counts_so_far = Counter(rates), Counter[float]()
+    """Return an x position for each learning rate. Equal rates, such as the first of every cell, are moved apart."""
+    trial_counts, counts_so_far = Counter(rates), Counter[float]()
     xs = []
     for rate in rates:
-        xs.append(rate * 1.025 ** (counts_so_far[rate] - (totals[rate] - 1) / 2))
+        xs.append(rate * 1.025 ** (counts_so_far[rate] - (trial_counts[rate] - 1) / 2))
         counts_so_far[rate] += 1
     return xs
 

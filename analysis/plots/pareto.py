@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from analysis import published, style
 from analysis.cells import Group
 from analysis.compare_published import comparable_points
-from analysis.frontier import pareto
+from analysis.frontier import pareto_indices
 from analysis.labels import BAR_COST, LINE_COST, MARKER_COST, Labels
 from analysis.methods import sorted_methods
 from analysis.registry import Missing, PlotSpec, Row
@@ -18,7 +18,7 @@ from analysis.render import data_columns
 from analysis.stats import Estimate, intervals_note
 
 _MOST_LABELS = 16  # if there are more points, only those on the frontier are labelled
-_LEAST_DISTANCE_PT = 2.5  # between points with nearly equal parameter counts: less than half a marker
+_LEAST_DISTANCE_PT = 2.5  # from one point to the next, if their parameter counts are nearly equal: under half a marker
 _LEGEND_PT = 470.0  # the width of the legend
 
 
@@ -39,14 +39,16 @@ class Info:
 
 
 def compute(group: Group) -> Info | Missing:
-    cells = [
+    cells_with_results = [
         (cell, cell.accuracy, cell.trainable_parameters)
         for cell in group.confirmed_cells
         if cell.accuracy and cell.trainable_parameters
     ]
-    if len(cells) < 2:
-        return Missing(f"it needs two confirmed cells; there {'is one' if cells else 'are none'}")
-    frontier = set(pareto([(parameters, accuracy.mean) for _, accuracy, parameters in cells]))
+    if len(cells_with_results) < 2:
+        return Missing(f"it needs two confirmed cells; there {'is one' if cells_with_results else 'are none'}")
+    frontier_indices = set(
+        pareto_indices([(parameters, accuracy.mean) for _, accuracy, parameters in cells_with_results])
+    )
     points = tuple(
         Point(
             parameters=parameters,
@@ -54,9 +56,9 @@ def compute(group: Group) -> Info | Missing:
             method=cell.method,
             # The colour shows the method, so length and rank suffice. A cell without a length is named in full.
             label=cell.label if cell.length is None else cell.shape_text,
-            is_on_frontier=i in frontier,
+            is_on_frontier=i in frontier_indices,
         )
-        for i, (cell, accuracy, parameters) in enumerate(cells)
+        for i, (cell, accuracy, parameters) in enumerate(cells_with_results)
     )
     return Info(group=group, points=points, published=comparable_points(group))
 
@@ -64,7 +66,7 @@ def compute(group: Group) -> Info | Missing:
 def _baselines(info: Info) -> list[tuple[float, str]]:
     """Return the height (in percent) and name of each known baseline."""
     fractions = (("no prompt", info.group.zero_shot_accuracy), ("majority class", info.group.majority_accuracy))
-    return [(100 * value, f"{name} {100 * value:.1f} %") for name, value in fractions if value is not None]
+    return [(100 * fraction, f"{name} {100 * fraction:.1f} %") for name, fraction in fractions if fraction is not None]
 
 
 def _accuracy_range(info: Info) -> tuple[float, float]:
@@ -75,7 +77,7 @@ def _accuracy_range(info: Info) -> tuple[float, float]:
 
 
 def _is_broken(info: Info) -> bool:
-    """Whether the y axis is broken between baselines and points. Otherwise the points might be squeezed at the top."""
+    """Whether the y axis is broken between baselines and points, because the points would be squeezed at the top."""
     baselines, (low, high) = _baselines(info), _accuracy_range(info)
     return bool(baselines) and low - max(y for y, _ in baselines) > 0.8 * (high - low)
 
@@ -83,30 +85,29 @@ def _is_broken(info: Info) -> bool:
 @style.in_style
 def draw(info: Info) -> Figure:
     baselines, (low, high), is_broken = _baselines(info), _accuracy_range(info), _is_broken(info)
-    handles = _handles(info)
-    legend_rows = style.count_legend_rows([str(handle.get_label()) for handle in handles], _LEGEND_PT)
+    handles = _legend_handles(info)
+    legend_row_count = style.count_legend_rows([str(handle.get_label()) for handle in handles], _LEGEND_PT)
     figure = Figure(figsize=(7.2, 4.9))
     bottom = 0.27 if is_broken else 0.11
-    axes = figure.add_axes((0.08, bottom, 0.885, 0.97 - 0.04 * legend_rows - bottom))
+    axes = figure.add_axes((0.08, bottom, 0.885, 0.97 - 0.04 * legend_row_count - bottom))
     lower_axes = figure.add_axes((0.08, 0.11, 0.885, 0.135), sharex=axes) if is_broken else axes
-    heights = [y for y, _ in baselines]
+    baseline_heights = [y for y, _ in baselines]
     if is_broken:
         style.draw_axis_break(axes, lower_axes)
-        room = max(4.0, 0.9 * (max(heights) - min(heights)))
-        lower_axes.set_ylim(min(heights) - room, max(heights) + room)
+        room = max(4.0, 0.9 * (max(baseline_heights) - min(baseline_heights)))
+        lower_axes.set_ylim(min(baseline_heights) - room, max(baseline_heights) + room)
     else:
-        low, high = min([low, *heights]), max([high, *heights])
+        low, high = min([low, *baseline_heights]), max([high, *baseline_heights])
     room = max(0.5, 0.06 * (high - low))
     axes.set_ylim(max(0.0, low - room), min(100.5, high + room))
     parameter_counts = [point.parameters for point in info.points]
     parameter_counts += [point.trainable_parameters for point in info.published]
-    least, most = min(parameter_counts), max(parameter_counts)
-    span = max(most / least, 2.0)
-    left_room = (
-        0.06 if span < 1000 else 0.2
-    )  # if the counts span a wide range, the first labels need room on their left
+    fewest_parameters, most_parameters = min(parameter_counts), max(parameter_counts)
+    size_ratio = max(most_parameters / fewest_parameters, 2.0)
+    # If the counts span a wide range, the first labels need more room on their left.
+    left_room = 0.06 if size_ratio < 1000 else 0.2
     right_room = 0.15 if max(len(point.label) for point in info.points) < 9 else 0.26  # room for the last labels
-    style.log2_axis(lower_axes, least / span**left_room, most * span**right_room)
+    style.log2_axis(lower_axes, fewest_parameters / size_ratio**left_room, most_parameters * size_ratio**right_room)
     labels = Labels(axes)
     _draw_points(axes, info, labels)
     (Labels(lower_axes) if is_broken else labels).draw_levels(baselines)
@@ -115,7 +116,7 @@ def draw(info: Info) -> Figure:
         handles=handles,
         loc="lower left",
         bbox_to_anchor=(-0.01, 1.005),
-        ncols=math.ceil(len(handles) / legend_rows),
+        ncols=math.ceil(len(handles) / legend_row_count),
         columnspacing=1.4,
         borderpad=0.2,
     )
@@ -137,10 +138,10 @@ def _draw_points(axes: Axes, info: Info, labels: Labels) -> None:
         position = published_point.trainable_parameters, published_point.accuracy_percent
         axes.plot(*position, marker, mfc="none", mec=colour, mew=1.2, markersize=7.5, zorder=6.5)
         labels.keep_off([position], MARKER_COST)
-    on_frontier = [point for point in info.points if point.is_on_frontier]
-    frontier = sorted((float(point.parameters), 100 * point.accuracy.mean) for point in on_frontier)
-    corners = [frontier[0]]
-    for size, accuracy in [*frontier[1:], (axes.get_xlim()[1], frontier[-1][1])]:
+    points_on_frontier = [point for point in info.points if point.is_on_frontier]
+    frontier_points = sorted((float(point.parameters), 100 * point.accuracy.mean) for point in points_on_frontier)
+    corners = [frontier_points[0]]
+    for size, accuracy in [*frontier_points[1:], (axes.get_xlim()[1], frontier_points[-1][1])]:
         corners += [(size, corners[-1][1]), (size, accuracy)]
     axes.plot(
         *zip(*corners, strict=True), color=style.INK, linewidth=3.2, alpha=0.22, zorder=2, solid_joinstyle="miter"
@@ -149,30 +150,35 @@ def _draw_points(axes: Axes, info: Info, labels: Labels) -> None:
 
 
 def _spread_points(axes: Axes, info: Info) -> list[float]:
-    """Return the x of each point: its parameters, moved so that markers do not hide each other's error bars."""
+    """Return an x position for each point: its parameters, moved so that no marker hides the error bar of another."""
     points_per_pixel = 72 / axes.figure.dpi
-    pixels = [float(axes.transData.transform((point.parameters, 0))[0]) for point in info.points]
-    positions = [x * points_per_pixel for x in pixels]
-    to_data = axes.transData.inverted()
-    return [float(to_data.transform((x / points_per_pixel, 0))[0]) for x in style.spread(positions, _LEAST_DISTANCE_PT)]
+    positions_px = [float(axes.transData.transform((point.parameters, 0))[0]) for point in info.points]
+    positions_pt = [x * points_per_pixel for x in positions_px]
+    data_transform = axes.transData.inverted()
+    return [
+        float(data_transform.transform((x / points_per_pixel, 0))[0])
+        for x in style.move_apart(positions_pt, _LEAST_DISTANCE_PT)
+    ]
 
 
 def _label_points(info: Info, labels: Labels) -> None:
-    """Label the points. Those on the frontier come first and so get the best places, because they matter most."""
-    labelled = [point for point in info.points if point.is_on_frontier or len(info.points) <= _MOST_LABELS]
-    for point in sorted(labelled, key=lambda point: (not point.is_on_frontier, point.parameters)):
+    """Label the points. Points on the frontier matter most. They are labelled first, and so get the best places."""
+    labelled_points = [point for point in info.points if point.is_on_frontier or len(info.points) <= _MOST_LABELS]
+    for point in sorted(labelled_points, key=lambda point: (not point.is_on_frontier, point.parameters)):
         labels.place((point.parameters, 100 * point.accuracy.mean), point.label, style.method_style(point.method)[0])
 
 
-def _handles(info: Info) -> list[Line2D]:
+def _legend_handles(info: Info) -> list[Line2D]:
     """Return the legend's entries: the methods of this run, the frontier, then the methods that are only published."""
     our_methods = sorted_methods(point.method for point in info.points)
     other_methods = sorted_methods(point.method for point in info.published if point.method not in our_methods)
     handles = style.method_handles(our_methods)
     handles.append(Line2D([], [], color=style.INK, linewidth=3.2, alpha=0.22, label="frontier"))
     if info.published:
-        hollow = Line2D([], [], color=style.INK, marker="o", mfc="none", linestyle="", label="published (hollow)")
-        handles.append(hollow)
+        hollow_handle = Line2D(
+            [], [], color=style.INK, marker="o", mfc="none", linestyle="", label="published (hollow)"
+        )
+        handles.append(hollow_handle)
     return [*handles, *style.method_handles(other_methods, mfc="none")]
 
 
@@ -200,18 +206,18 @@ def caption(info: Info) -> str:
 
 
 def data(info: Info) -> list[Row]:
-    ours = [
+    our_rows = [
         {"source": "this run", "cell": point.label, "method": point.method, "parameters": point.parameters}
         | data_columns(point.accuracy)
         | {"on_frontier": point.is_on_frontier}
         for point in info.points
     ]
-    theirs = [
+    their_rows = [
         {"source": point.source, "cell": point.row_name, "method": point.method}
         | {"parameters": point.trainable_parameters, "test_percent": point.accuracy_percent}
         for point in info.published
     ]
-    return [*ours, *theirs]
+    return [*our_rows, *their_rows]
 
 
 SPEC = PlotSpec(

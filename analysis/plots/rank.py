@@ -27,31 +27,39 @@ class Line:
 class Info:
     group: Group
     lines: tuple[Line, ...]
-    full_accuracy: Estimate | None  # of the full prompt
-    full_size: str  # the length of the full prompt as a text
-    left_out: tuple[str, ...]  # methods with a single rank at each length
+    full_accuracy: Estimate | None  # the accuracy of the full prompt
+    full_shape_text: str  # the length of the full prompt, such as "n=10"
+    left_out_methods: tuple[str, ...]  # the methods that have a single rank at each length
 
 
 def compute(group: Group) -> Info | Missing:
-    by_line: dict[tuple[str, int | None], dict[int, Estimate]] = {}
+    accuracies_by_line: dict[tuple[str, int | None], dict[int, Estimate]] = {}
     for cell in group.confirmed_cells:
         if cell.rank is not None and cell.accuracy is not None:
-            by_line.setdefault((cell.method, cell.length), {})[cell.rank] = cell.accuracy
-    methods_with_several_ranks = {method for (method, _), by_rank in by_line.items() if len(by_rank) > 1}
+            accuracies_by_line.setdefault((cell.method, cell.length), {})[cell.rank] = cell.accuracy
+    methods_with_several_ranks = {
+        method for (method, _), accuracy_by_rank in accuracies_by_line.items() if len(accuracy_by_rank) > 1
+    }
     if not methods_with_several_ranks:
         return Missing("it needs confirmed cells of one method and length with two ranks")
     lines = tuple(
-        Line(method=method, length=length, points=tuple((rank, by_rank[rank]) for rank in sorted(by_rank)))
-        for (method, length), by_rank in sorted(by_line.items(), key=lambda item: (item[0][0], item[0][1] or 0))
+        Line(
+            method=method,
+            length=length,
+            points=tuple((rank, accuracy_by_rank[rank]) for rank in sorted(accuracy_by_rank)),
+        )
+        for (method, length), accuracy_by_rank in sorted(
+            accuracies_by_line.items(), key=lambda item: (item[0][0], item[0][1] or 0)
+        )
         if method in methods_with_several_ranks
     )
-    full = full_prompt(group)
+    full_cell = full_prompt(group)
     return Info(
         group=group,
         lines=lines,
-        full_accuracy=full.accuracy if full else None,
-        full_size=full.shape_text if full else "",
-        left_out=tuple(sorted({method for method, _ in by_line} - methods_with_several_ranks)),
+        full_accuracy=full_cell.accuracy if full_cell else None,
+        full_shape_text=full_cell.shape_text if full_cell else "",
+        left_out_methods=tuple(sorted({method for method, _ in accuracies_by_line} - methods_with_several_ranks)),
     )
 
 
@@ -67,10 +75,10 @@ def draw(info: Info) -> Figure:
         ranks = sorted({rank for line in lines for rank, _ in line.points})
         style.log2_axis(axes, ranks[0] / 1.25, ranks[-1] * 1.25, ranks)
         axes.set_xlabel("rank r")
-        if full := info.full_accuracy:
-            axes.axhspan(100 * full.low, 100 * full.high, color=style.MUTED, alpha=0.12, linewidth=0)
+        if full_accuracy := info.full_accuracy:
+            axes.axhspan(100 * full_accuracy.low, 100 * full_accuracy.high, color=style.MUTED, alpha=0.12, linewidth=0)
         _draw_lines(axes, lines, styles)
-    style.y_label(panels, "test accuracy, %")
+    style.set_y_label(panels, "test accuracy, %")
     for axes, method in zip(panels, methods, strict=True):  # the shared y axis now has its final limits
         _label_lines(axes, [line for line in info.lines if line.method == method], info, styles)
     return figure
@@ -85,7 +93,7 @@ def _label_lines(axes: Axes, lines: Sequence[Line], info: Info, styles: Mapping[
         for x, accuracy in _positions(lines):
             labels.keep_off([(x, 100 * accuracy.mean)], MARKER_COST)
             labels.keep_off_line([(x, 100 * accuracy.low), (x, 100 * accuracy.high)], LINE_COST)
-        labels.draw_level(100 * info.full_accuracy.mean, f"full prompt {info.full_size}")
+        labels.draw_level(100 * info.full_accuracy.mean, f"full prompt {info.full_shape_text}")
     last_points = [(*line.points[-1], line.length) for line in lines]
     end_labels = (
         (rank * 1.03, 100 * accuracy.mean, "" if length is None else f"n={length}", styles[length][0])
@@ -95,7 +103,8 @@ def _label_lines(axes: Axes, lines: Sequence[Line], info: Info, styles: Mapping[
 
 
 def _positions(lines: Sequence[Line]) -> list[tuple[float, Estimate]]:
-    """Return (x, accuracy) for each point. The x is its rank, shifted so that several lengths are side by side."""
+    """Return (x, accuracy) for each point. Its x is its rank, shifted so that the points of several lengths are side by
+    side."""
     shifts = [1.03 ** (i - (len(lines) - 1) / 2) for i in range(len(lines))]
     return [
         (rank * shift, accuracy) for line, shift in zip(lines, shifts, strict=True) for rank, accuracy in line.points
@@ -124,8 +133,8 @@ def caption(info: Info) -> str:
         "mean over a cell's N confirmed seeds; the bar is its 95 % interval.",
         intervals_note(estimates),
     ]
-    if info.left_out:
-        methods = ", ".join(map(method_label, info.left_out))
+    if info.left_out_methods:
+        methods = ", ".join(map(method_label, info.left_out_methods))
         sentences.append(f"Methods with a single rank at each length are left out: {methods}.")
     if info.full_accuracy:
         sentences.append("The dashed line is the full prompt, and the grey band is its interval.")
@@ -139,7 +148,7 @@ def data(info: Info) -> list[Row]:
         for rank, accuracy in line.points
     ]
     if info.full_accuracy:
-        rows.append({"method": FULL_PROMPT, "cell": info.full_size, **data_columns(info.full_accuracy)})
+        rows.append({"method": FULL_PROMPT, "cell": info.full_shape_text, **data_columns(info.full_accuracy)})
     return rows
 
 

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 
 from analysis.cells import Cell, Group
-from analysis.frontier import best_within, budgets
+from analysis.frontier import best_within, round_budgets
 from analysis.registry import Info, Missing, TableSpec
 from analysis.render import Column, Table, accuracy_column, count, interval, parameters_column, percent
 from analysis.stats import intervals_note
@@ -25,18 +25,18 @@ def compute(group: Group) -> Info[Row] | Missing:
     if not parameter_counts:
         return Missing("no trial is confirmed yet, so there is nothing to recommend")
     rows: list[Row] = []
-    for budget in budgets(min(parameter_counts), max(parameter_counts)):
+    for budget in round_budgets(min(parameter_counts), max(parameter_counts)):
         cell = best_within(group.confirmed_cells, budget)
         trial = cell.best_trial if cell else None
         if cell is None or trial is None or (rows and rows[-1].cell is cell):
             continue  # a larger budget that leads to the same cell needs no row
-        path = f"{trial.run}/artifacts/{trial.key}"
+        artifact_path = f"{trial.run}/artifacts/{trial.key}"
         rows.append(
             Row(
                 budget=budget,
                 cell=cell,
                 trial_key=trial.key,
-                load_line=f"load_prompt({json.dumps(path, ensure_ascii=False)})",
+                load_line=f"load_prompt({json.dumps(artifact_path, ensure_ascii=False)})",
                 has_artifact=(location(trial.run) / "artifacts" / trial.key).is_dir(),
             )
         )

@@ -7,8 +7,8 @@ from analysis.render import Column, Table, accuracy_column, count, interval, num
 from analysis.stats import BOLD_NOTE, clear_best_index, intervals_note
 
 _STATUSES = ("complete", "stopped", "diverged", "failed")
-_LARGE_FALL = 0.1  # a note names the cells whose held-out accuracy falls by more than this when they are confirmed
-_ACCURACY_COLUMN = 8  # the index of the column of test accuracies
+_LARGE_FALL = 0.1  # a note names each cell whose held-out accuracy with fresh seeds is lower by more than this
+_ACCURACY_COLUMN = 8  # the index of the column with test accuracies
 
 
 def compute(group: Group) -> Info[Cell] | Missing:
@@ -28,23 +28,25 @@ def render(info: Info[Cell]) -> Table:
     ]
     bold_row = clear_best_index([cell.accuracy for cell in info.rows])
     notes.append("" if bold_row is None else BOLD_NOTE)
-    lost_seeds = [
-        f"{cell.label} ({cell.lost_count} seed{'s' * (cell.lost_count > 1)})" for cell in info.rows if cell.lost_count
+    lost_seed_texts = [
+        f"{cell.label} ({cell.lost_seed_count} seed{'s' * (cell.lost_seed_count > 1)})"
+        for cell in info.rows
+        if cell.lost_seed_count
     ]
-    if lost_seeds:
+    if lost_seed_texts:
         notes.append(
             "In these cells some seeds did not finish their confirm trials, so the mean is over the others: "
-            f"{', '.join(lost_seeds)}."
+            f"{', '.join(lost_seed_texts)}."
         )
-    fallen_cells = [
+    fallen_cell_texts = [
         f"{cell.label} (from {percent(cell.best_search_score)} % to {percent(cell.selection_score)} %)"
         for cell in info.rows
         if cell.accuracy and (cell.best_search_score or 0.0) - (cell.selection_score or 0.0) > _LARGE_FALL
     ]
-    if fallen_cells:
+    if fallen_cell_texts:
         notes.append(
             "With fresh seeds, the held-out accuracy of these search winners fell by more than "
-            f"{100 * _LARGE_FALL:.0f} percentage points: {', '.join(fallen_cells)}."
+            f"{100 * _LARGE_FALL:.0f} percentage points: {', '.join(fallen_cell_texts)}."
         )
     return Table.from_rows(
         info.rows,
@@ -57,7 +59,7 @@ def render(info: Info[Cell]) -> Table:
             Column(
                 title="search trials",
                 csv_name="searched",
-                text=lambda cell: " / ".join(str(cell.count(status)) for status in _STATUSES),
+                text=lambda cell: " / ".join(str(cell.search_trial_count(status)) for status in _STATUSES),
             ),
             Column(title="learning rate", text=lambda cell: number(getattr(cell.best_trial, "learning_rate", None))),
             Column(
@@ -69,14 +71,14 @@ def render(info: Info[Cell]) -> Table:
                 title="held-out accuracy, %", csv_name="selection %", text=lambda cell: percent(cell.selection_score)
             ),
             accuracy_column(lambda cell: interval(cell.accuracy, cell.missing_accuracy_text)),
-            Column(title="optimism, percentage points", csv_name="optimism, pp", text=_optimism),
+            Column(title="optimism, percentage points", csv_name="optimism, pp", text=_format_optimism),
         ),
         notes=tuple(notes),
         bold=frozenset() if bold_row is None else frozenset({(bold_row, _ACCURACY_COLUMN)}),
     )
 
 
-def _optimism(cell: Cell) -> str:
+def _format_optimism(cell: Cell) -> str:
     if cell.accuracy is None or cell.selection_accuracy is None:
         return "–"
     return f"{100 * (cell.selection_accuracy - cell.accuracy.mean):+z.1f}"

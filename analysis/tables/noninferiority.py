@@ -12,7 +12,7 @@ def compute(group: Group) -> Info[Comparison] | Missing:
 
 
 def render(info: Info[Comparison]) -> Table:
-    full, margin_pp = info.rows[0].full, 100 * info.group.margin
+    full_cell, margin_pp = info.rows[0].full_cell, 100 * info.group.margin
     margin_text = f"{margin_pp:g} percentage point{'s' * (margin_pp != 1)}"
     return Table.from_rows(
         info.rows,
@@ -26,7 +26,7 @@ def render(info: Info[Comparison]) -> Table:
                 csv_name="difference, pp [95 % CI]",
                 text=lambda row: str(row.verdict.difference),
             ),
-            Column(title="seeds", text=_seeds),
+            Column(title="seeds", text=_seeds_text),
             Column(
                 title="p, non-inferior",
                 csv_name="p (non-inferior)",
@@ -36,11 +36,11 @@ def render(info: Info[Comparison]) -> Table:
             Column(title="verdict", align="left", text=lambda row: str(row.verdict)),
         ),
         notes=(
-            f"The full prompt is {full.label} ({count(full.trainable_parameters)} parameters, test accuracy "
-            f"{percent(full.accuracy.mean if full.accuracy else None)} %). The difference is the test accuracy of the "
-            "smaller prompt minus that of the full one, in percentage points (pp), on the same examples. Seeds are "
-            "those of the smaller prompt, then of the full one. The table shows cells with at least "
-            f"{MIN_RATIO} times fewer parameters.",
+            f"The full prompt is {full_cell.label} ({count(full_cell.trainable_parameters)} parameters, test accuracy "
+            f"{percent(full_cell.accuracy.mean if full_cell.accuracy else None)} %). The difference is the test "
+            "accuracy of the smaller prompt minus that of the full one, in percentage points (pp), on the same "
+            "examples. Seeds are those of the smaller prompt, then of the full one. The table shows cells with at "
+            f"least {MIN_RATIO} times fewer parameters.",
             "A smaller prompt is non-inferior if a test shows, at the 5 % level, that it is worse by less than "
             f"{margin_text}. It is inferior if a test shows that it is worse by more. Each of the two tests has its "
             "own p value. They are one-sided t tests over seeds and examples, and Holm's method corrects their p "
@@ -50,13 +50,13 @@ def render(info: Info[Comparison]) -> Table:
     )
 
 
-def _seeds(row: Comparison) -> str:
+def _seeds_text(row: Comparison) -> str:
     difference = row.verdict.difference
-    return f"{difference.seeds_a}, {difference.seeds_b}"
+    return f"{difference.seed_count_a}, {difference.seed_count_b}"
 
 
-def _format_p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else "> 0.99" if value > 0.99 else f"{value:.3f}"
+def _format_p(p_value: float) -> str:
+    return "< 0.001" if p_value < 0.001 else "> 0.99" if p_value > 0.99 else f"{p_value:.3f}"
 
 
 SPEC = TableSpec(name="noninferiority", title="As good as the full prompt?", info=compute, render=render, place=50)

@@ -8,9 +8,9 @@ from analysis.cells import Cell, Group
 from analysis.methods import method_label
 from analysis.registry import Missing, TableSpec
 from analysis.render import INTERVAL_TITLE, Column, Table, count, parameters_column, percent
-from analysis.stats import interquartile
+from analysis.stats import interquartile_mean
 
-_LEAST_TASKS = 4  # with fewer tasks, a quarter of them is less than one, and the mean would leave out none
+_LEAST_TASKS = 4  # a quarter of fewer tasks is less than one task, so the interquartile mean would leave out none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +34,9 @@ class Row:
 @dataclass(frozen=True, kw_only=True)
 class Info:
     backbone: str
-    tasks: tuple[str, ...]
+    task_titles: tuple[str, ...]
     rows: tuple[Row, ...]
-    left_out: tuple[str, ...]  # methods that are not confirmed on all tasks
+    left_out_methods: tuple[str, ...]  # methods that are not confirmed on all tasks
 
 
 def compute(groups: Sequence[Group]) -> Info | Missing:
@@ -44,26 +44,31 @@ def compute(groups: Sequence[Group]) -> Info | Missing:
     confirmed_groups = [group for group in groups if group.confirmed_cells]
     if len(confirmed_groups) < _LEAST_TASKS:
         return Missing(f"it needs {_LEAST_TASKS} tasks with confirmed cells", quiet=True)
-    rows, left_out = [], []
+    method_rows, left_out_methods = [], []
     for method in dict.fromkeys(cell.method for group in confirmed_groups for cell in group.confirmed_cells):
         cells = [group.best_cell(method) for group in confirmed_groups]
         if None in cells:
-            left_out.append(method_label(method))
+            left_out_methods.append(method_label(method))
         else:
-            rows.append(_row(method, [cell for cell in cells if cell is not None]))
-    if not rows:
+            method_rows.append(_method_row(method, [cell for cell in cells if cell is not None]))
+    if not method_rows:
         return Missing("no method has confirmed cells on all tasks", quiet=True)
-    rows.sort(key=lambda row: -row.interquartile_mean[0])
-    tasks = tuple(group.task_title for group in confirmed_groups)
-    return Info(backbone=confirmed_groups[0].backbone_name, tasks=tasks, rows=tuple(rows), left_out=tuple(left_out))
+    method_rows.sort(key=lambda row: -row.interquartile_mean[0])
+    task_titles = tuple(group.task_title for group in confirmed_groups)
+    return Info(
+        backbone=confirmed_groups[0].backbone_name,
+        task_titles=task_titles,
+        rows=tuple(method_rows),
+        left_out_methods=tuple(left_out_methods),
+    )
 
 
-def _row(method: str, cells: Sequence[Cell]) -> Row:
+def _method_row(method: str, cells: Sequence[Cell]) -> Row:
     estimates = [cell.accuracy for cell in cells if cell.accuracy]
     parameter_counts = [cell.trainable_parameters or 0 for cell in cells]
     return Row(
         method=method,
-        interquartile_mean=interquartile(estimates),
+        interquartile_mean=interquartile_mean(estimates),
         mean=fmean(estimate.mean for estimate in estimates),
         parameter_range=(min(parameter_counts), max(parameter_counts)),
         fewest_seeds=min(estimate.seeds for estimate in estimates),
@@ -73,7 +78,7 @@ def _row(method: str, cells: Sequence[Cell]) -> Row:
 def render(info: Info) -> Table:
     return Table.from_rows(
         info.rows,
-        caption=f"The accuracy of each method over {len(info.tasks)} tasks with {info.backbone}",
+        caption=f"The accuracy of each method over {len(info.task_titles)} tasks with {info.backbone}",
         columns=(
             Column(title="method", align="left", text=lambda row: method_label(row.method)),
             parameters_column(lambda row: " to ".join(dict.fromkeys(map(count, row.parameter_range)))),
@@ -86,13 +91,13 @@ def render(info: Info) -> Table:
             Column(title="seeds (fewest)", csv_name="seeds, at least", text=lambda row: count(row.fewest_seeds)),
         ),
         notes=(
-            f"The tasks are {', '.join(info.tasks)}. Each method is shown with its best cell on each task, chosen by "
-            "held-out accuracy.",
+            f"The tasks are {', '.join(info.task_titles)}. Each method is shown with its best cell on each task, "
+            "chosen by held-out accuracy.",
             "The interquartile mean leaves out the lowest and the highest quarter of the tasks. Its interval comes "
             "from random draws of each task's accuracy, from that task's own interval over seeds and examples. The "
             "tasks themselves are not drawn.",
-            f"Methods that are not confirmed on all tasks are left out: {', '.join(info.left_out)}."
-            if info.left_out
+            f"Methods that are not confirmed on all tasks are left out: {', '.join(info.left_out_methods)}."
+            if info.left_out_methods
             else "",
         ),
     )

@@ -6,15 +6,15 @@ from analysis.compare_published import Row
 from analysis.registry import Info, Missing, TableSpec
 from analysis.render import Column, Table, count
 
-_POINTS = {(point.row_name, point.task): point for point in published.table_points("table1")}
+_POINT_BY_ROW_AND_TASK = {(point.row_name, point.task): point for point in published.table_points("table1")}
 
 
 def compute(group: Group) -> Info[Row] | Missing:
     if not any((cell.method, cell.length, cell.rank) == ("lopt2", 10, 2) for cell in group.cells):
         return Missing("the run has no cell LoPT-2 n=10 r=2", quiet=True)
     rows = [
-        compare_published.comparison_row(group, point, _POINTS.get((name, group.task)))
-        for (name, task), point in _POINTS.items()
+        compare_published.comparison_row(group, point, _POINT_BY_ROW_AND_TASK.get((row_name, group.task)))
+        for (row_name, task), point in _POINT_BY_ROW_AND_TASK.items()
         if task == "sst2"
     ]
     return Info(group=group, rows=tuple(rows))
@@ -22,7 +22,7 @@ def compute(group: Group) -> Info[Row] | Missing:
 
 def render(info: Info[Row]) -> Table:
     def middle_texts(row: Row) -> tuple[str, ...]:
-        published_points = (_POINTS[row.point.row_name, task] for task in ("sst2", "ag_news"))
+        published_points = (_POINT_BY_ROW_AND_TASK[row.point.row_name, task] for task in ("sst2", "ag_news"))
         accuracies = (f"{point.accuracy_percent:.1f}" for point in published_points)
         return count(row.point.trainable_parameters), *accuracies, count(row.our_parameters)
 

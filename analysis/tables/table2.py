@@ -17,7 +17,7 @@ class Entry:
     """One method on one task. A missing value is None or empty.
 
     Attributes:
-        our_size: the length and rank of our cell as a text, if the paper states neither.
+        our_size: the length and rank of our cell as a text, if the paper states neither for this method.
         differences: how our run differs from the published one that it is compared with
             (`released_runs.differences`).
     """
@@ -45,14 +45,14 @@ class Info:
 
 
 def compute(groups: Sequence[Group]) -> Info | Missing:
-    """Compute a column for each of the paper's five tasks, then for each other task on which we have two methods.
+    """Compute a column for each of the paper's five tasks, and for each other task on which we have two of its methods.
 
     The full prompt does not count as one of the two methods, because it is part of other tables as well.
     """
-    points = {(point.row_name, point.task): point for point in published.table_points("table2")}
-    row_points = {name: points[name, "sst2"] for name, _ in points}
+    point_by_row_and_task = {(point.row_name, point.task): point for point in published.table_points("table2")}
+    row_point_by_name = {name: point_by_row_and_task[name, "sst2"] for name, _ in point_by_row_and_task}
     groups_by_task = {group.task: group for group in groups}
-    counted_points = [point for point in row_points.values() if point.method != FULL_PROMPT]
+    counted_points = [point for point in row_point_by_name.values() if point.method != FULL_PROMPT]
     tasks_with_two_methods = [
         task
         for task, group in groups_by_task.items()
@@ -61,16 +61,19 @@ def compute(groups: Sequence[Group]) -> Info | Missing:
     if not tasks_with_two_methods:
         return Missing("no task has two of fine-tuning, LoRA, DePT, LoPT-1 n=20 r=5 and LoPT-2 n=20 r=5", quiet=True)
     other_tasks = [task for task in tasks_with_two_methods if task not in published.T5_TASKS]
-    titles = published.T5_TASKS | {task: groups_by_task[task].task_title for task in other_tasks}
+    title_by_task = published.T5_TASKS | {task: groups_by_task[task].task_title for task in other_tasks}
     rows = tuple(
         Row(
             name=name,
             published_parameters=point.trainable_parameters,
-            entries=tuple(_entry(groups_by_task.get(task), point, points.get((name, task))) for task in titles),
+            entries=tuple(
+                _make_entry(groups_by_task.get(task), point, point_by_row_and_task.get((name, task)))
+                for task in title_by_task
+            ),
         )
-        for name, point in row_points.items()
+        for name, point in row_point_by_name.items()
     )
-    return Info(backbone=groups[0].backbone_name, task_titles=tuple(titles.values()), rows=rows)
+    return Info(backbone=groups[0].backbone_name, task_titles=tuple(title_by_task.values()), rows=rows)
 
 
 def _our_cell(group: Group, point: published.Point) -> Cell | None:
@@ -84,7 +87,7 @@ def _our_cell(group: Group, point: published.Point) -> Cell | None:
     return best_cell(cell for cell in group.cells if cell.method == point.method)
 
 
-def _entry(group: Group | None, row_point: published.Point, point: published.Point | None) -> Entry:
+def _make_entry(group: Group | None, row_point: published.Point, point: published.Point | None) -> Entry:
     """Return one method on one task.
 
     Args:
@@ -112,11 +115,11 @@ def render(info: Info) -> Table:
     bold_rows = [clear_best_index([row.entries[i].our_accuracy for row in info.rows]) for i in range(task_count)]
     verdicts, obstacle_note = verdict_texts(entry.comparison for row in info.rows for entry in row.entries)
     lines: list[tuple[str, ...]] = []
-    bold: set[tuple[int, int]] = set()
+    bold_cells: set[tuple[int, int]] = set()
     for row_index, row in enumerate(info.rows):
         # The second line of a method has our accuracies, and the first three columns belong to no task.
-        bold |= {(len(lines) + 1, 3 + i) for i, bold_row in enumerate(bold_rows) if bold_row == row_index}
-        lines += _lines(row, verdicts[row_index * task_count : (row_index + 1) * task_count])
+        bold_cells |= {(len(lines) + 1, 3 + i) for i, bold_row in enumerate(bold_rows) if bold_row == row_index}
+        lines += _row_lines(row, verdicts[row_index * task_count : (row_index + 1) * task_count])
     estimates = [entry.our_accuracy for row in info.rows for entry in row.entries if entry.our_accuracy]
     return Table(
         caption=f"Table 2 of the paper (T5-base), and our results with {info.backbone}",
@@ -135,25 +138,25 @@ def render(info: Info) -> Table:
             _settings_note(info),
             _examples_note(info),
             obstacle_note or VERDICT_NOTE,
-            BOLD_NOTE if bold else "",
+            BOLD_NOTE if bold_cells else "",
             *_differences_notes(info),
             published.MIXED_PROTOCOLS,
             published.UNDER_TUNED,
             published.UNKNOWN_SPLITS,
             published.SAMPLING_NOISE,
         ),
-        bold=frozenset(bold),
+        bold=frozenset(bold_cells),
     )
 
 
-def _lines(row: Row, verdicts: Sequence[str]) -> list[tuple[str, ...]]:
+def _row_lines(row: Row, verdicts: Sequence[str]) -> list[tuple[str, ...]]:
     """Return the lines of one method. The first two are always there: the published accuracies, and ours."""
     published_texts, our_texts, interval_texts, difference_texts, differing_settings = [], [], [], [], []
     for entry in row.entries:
-        ours, comparison = entry.our_accuracy, entry.comparison
+        our_accuracy, comparison = entry.our_accuracy, entry.comparison
         published_texts.append("" if entry.published_percent is None else f"{entry.published_percent:.1f}")
-        our_texts.append(f"{percent(ours.mean)} ({ours.seeds})" if ours else "")
-        interval_texts.append(bounds(ours) if ours else "")
+        our_texts.append(f"{percent(our_accuracy.mean)} ({our_accuracy.seeds})" if our_accuracy else "")
+        interval_texts.append(bounds(our_accuracy) if our_accuracy else "")
         has_difference = comparison is not None and comparison.difference is not None
         difference_texts.append(comparison.difference_text if comparison and has_difference else "")
         differing_settings.append(", ".join(entry.differences))
@@ -179,24 +182,24 @@ def _format_published_count(parameters: int) -> str:
 
 def _our_parameters_text(row: Row) -> str:
     """Write the fewest and the most parameters of our cells, such as "586 to 1,172"."""
-    counts = sorted({entry.our_parameters for entry in row.entries if entry.our_parameters is not None})
-    return " to ".join(dict.fromkeys(map(count, (*counts[:1], *counts[-1:]))))
+    parameter_counts = sorted({entry.our_parameters for entry in row.entries if entry.our_parameters is not None})
+    return " to ".join(dict.fromkeys(map(count, (*parameter_counts[:1], *parameter_counts[-1:]))))
 
 
 def _settings_note(info: Info) -> str:
     """Name the length and rank of our results for methods whose length and rank the paper does not state."""
-    parts = []
+    method_texts = []
     for row in info.rows:
         tasks_by_size: dict[str, list[str]] = {}
         for task, entry in zip(info.task_titles, row.entries, strict=True):
             if entry.our_size:
                 tasks_by_size.setdefault(entry.our_size, []).append(task)
         if tasks_by_size:
-            sizes = (f"{size} ({', '.join(tasks)})" for size, tasks in tasks_by_size.items())
-            parts.append(f"{row.name} {', '.join(sizes)}")
-    if not parts:
+            size_texts = (f"{size} ({', '.join(tasks)})" for size, tasks in tasks_by_size.items())
+            method_texts.append(f"{row.name} {', '.join(size_texts)}")
+    if not method_texts:
         return ""
-    return f"If the paper states no length and rank, ours have the best held-out accuracy: {'; '.join(parts)}."
+    return f"If the paper states no length and rank, ours have the best held-out accuracy: {'; '.join(method_texts)}."
 
 
 def _differences_notes(info: Info) -> list[str]:
@@ -204,30 +207,30 @@ def _differences_notes(info: Info) -> list[str]:
     tasks_by_difference: dict[tuple[str, str], list[str]] = {}
     for row in info.rows:
         for task, entry in zip(info.task_titles, row.entries, strict=True):
-            for word, values in entry.differences.items():
-                tasks_by_difference.setdefault((word, values), []).append(task)
+            for word, text in entry.differences.items():
+                tasks_by_difference.setdefault((word, text), []).append(task)
     if not tasks_by_difference:
         return []
-    parts = []
-    for (word, values), tasks in tasks_by_difference.items():
-        of_dept = "" if word in released_runs.COMMON_DIFFERENCES else f" of DePT on {', '.join(tasks)}"
-        parts.append(f'"{word}"{of_dept}: {values}')
+    difference_texts = []
+    for (word, text), tasks in tasks_by_difference.items():
+        dept_text = "" if word in released_runs.COMMON_DIFFERENCES else f" of DePT on {', '.join(tasks)}"
+        difference_texts.append(f'"{word}"{dept_text}: {text}')
     has_dept = any(entry.differences for row in info.rows if row.name == "DePT" for entry in row.entries)
     return [
         'The lines "differs in" say how our runs (here) differ from the published ones (there). Learning rates are not '
-        f"among them, because they are searched. {'; '.join(parts)}.",
+        f"among them, because they are searched. {'; '.join(difference_texts)}.",
         *([released_runs.released_runs_note(published.T5_TASKS)] if has_dept else []),
     ]
 
 
 def _examples_note(info: Info) -> str:
     """Say how many examples our results are scored on."""
-    parts = []
+    task_texts = []
     for i, task in enumerate(info.task_titles):
         estimates = [row.entries[i].our_accuracy for row in info.rows]
         if example_counts := sorted({estimate.test_n for estimate in estimates if estimate}):
-            parts.append(f"{task} {' or '.join(map(count, example_counts))}")
-    return f"Our results are scored on these numbers of examples: {', '.join(parts)}." if parts else ""
+            task_texts.append(f"{task} {' or '.join(map(count, example_counts))}")
+    return f"Our results are scored on these numbers of examples: {', '.join(task_texts)}." if task_texts else ""
 
 
 SPEC = TableSpec(

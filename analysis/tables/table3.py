@@ -23,10 +23,10 @@ def render(info: Info[Row]) -> Table:
     full_row = info.rows[0]  # the full prompt is in the first row
 
     def middle_texts(row: Row) -> tuple[str, ...]:
-        ours, full = row.our_parameters, full_row.our_parameters
-        our_change = change(ours, full) if ours and full else "–"
+        our_count, full_count = row.our_parameters, full_row.our_parameters
+        our_change = change(our_count, full_count) if our_count and full_count else "–"
         published_change = change(row.point.trainable_parameters, full_row.point.trainable_parameters)
-        return published_change, f"{row.point.accuracy_percent:.1f}", count(ours), our_change
+        return published_change, f"{row.point.accuracy_percent:.1f}", count(our_count), our_change
 
     columns = (
         Column(title="cell", align="left"),

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from analysis.cells import Cell, groups
 from analysis.frontier import (
     best_within,
-    budgets,
     draw_accuracies,
     frontier_shares,
     hypervolume,
     hypervolume_reference,
-    pareto,
+    pareto_indices,
+    round_budgets,
 )
 from analysis.load import load
 from analysis.notes import notes
@@ -29,7 +29,7 @@ def beats(a, b):
 
 @given(point_lists)
 def test_front_equals_brute_force(points):
-    front = pareto(points)
+    front = pareto_indices(points)
     assert set(front) == {i for i, point in enumerate(points) if not any(beats(other, point) for other in points)}
     assert [points[i] for i in front] == sorted(points[i] for i in front)
 
@@ -40,17 +40,17 @@ def test_membership_is_the_share_of_draws_with_the_cell_on_their_front(data):
     sizes = data.draw(st.lists(st.integers(1, 5), min_size=cells, max_size=cells))
     cell_accuracies = st.lists(st.integers(0, 4).map(lambda k: k / 4), min_size=cells, max_size=cells)
     accuracies_DC = data.draw(st.lists(cell_accuracies, min_size=draws, max_size=draws))
-    fronts = [pareto(list(zip(sizes, accuracies_C, strict=True))) for accuracies_C in accuracies_DC]
+    fronts = [pareto_indices(list(zip(sizes, accuracies_C, strict=True))) for accuracies_C in accuracies_DC]
     expected = [sum(cell in front for front in fronts) / draws for cell in range(cells)]
     assert frontier_shares(sizes, np.array(accuracies_DC)) == pytest.approx(expected)
 
 
 @given(st.integers(1, 10**6), st.integers(0, 10**6))
 def test_budgets_are_round_and_span_the_sizes(smallest, more):
-    round_budgets = budgets(smallest, smallest + more)
-    assert round_budgets == sorted(set(round_budgets))
-    assert round_budgets[0] >= smallest and round_budgets[-1] >= smallest + more
-    assert all(str(budget)[0] in "125" and set(str(budget)[1:]) <= {"0"} for budget in round_budgets)
+    budgets = round_budgets(smallest, smallest + more)
+    assert budgets == sorted(set(budgets))
+    assert budgets[0] >= smallest and budgets[-1] >= smallest + more
+    assert all(str(budget)[0] in "125" and set(str(budget)[1:]) <= {"0"} for budget in budgets)
 
 
 def test_cells_and_trials_are_selected_by_the_metric_of_the_trials(store):
@@ -105,8 +105,8 @@ def test_best_within_equals_brute_force(sizes_and_scores):
         trial = trial_from_record(record | {"test_accuracy": 0.5, "test_n": 9, "selection_accuracy": score / 8})
         cells.append(
             Cell(
-                name=str(size), method="lopt1", length=1, rank=size, trainable_parameters=size, planned=True,
-                trials=(trial,), confirmed_trials=(trial,), lost_count=0, accuracy=estimate([0.5], 9),
+                name=str(size), method="lopt1", length=1, rank=size, trainable_parameters=size, is_planned=True,
+                trials=(trial,), confirmed_trials=(trial,), lost_seed_count=0, accuracy=estimate([0.5], 9),
             )
         )  # fmt: skip
     for budget in range(11):
@@ -126,7 +126,7 @@ def test_front_and_hypervolume_equal_optunas_on_two_hundred_sets():
         points = list(zip(parameters, accuracy, strict=True))
         losses = np.array([[np.log2(parameters), -accuracy] for parameters, accuracy in points])
         on_front = _is_pareto_front(losses, assume_unique_lexsorted=False)
-        assert set(pareto(points)) == set(np.flatnonzero(on_front))
+        assert set(pareto_indices(points)) == set(np.flatnonzero(on_front))
         reference = 2.0**16, 0.5
         inside = losses[(losses[:, 0] < 16) & (losses[:, 1] < -0.5)]
         expected = compute_hypervolume(inside, np.array([16.0, -0.5])) if len(inside) else 0.0
@@ -149,7 +149,7 @@ ACCURACIES = {("lopt1", 10, 1): 0.7, ("lopt1", 10, 2): 0.8, ("lopt1", 10, 5): 0.
 
 def test_shares_on_the_frontier(store):
     (group,) = groups(load([write_run(store, np.random.default_rng(0), ACCURACIES)]))
-    drawn_accuracies = draw_accuracies(group.confirmed_cells, draws=500)
+    drawn_accuracies = draw_accuracies(group.confirmed_cells, draw_count=500)
     assert drawn_accuracies.shape == (500, 4)
     expected = [cell.accuracy.mean for cell in group.confirmed_cells]
     np.testing.assert_allclose(drawn_accuracies.mean(0), expected, atol=0.01)
@@ -164,7 +164,7 @@ def test_without_predictions_accuracies_are_drawn_from_each_cells_interval(store
     for rank, accuracy in ((1, 0.8), (2, 0.81)):
         run.confirm("lopt1", 10, rank, accuracy)
     (group,) = groups(load([run.write()]))
-    drawn_accuracies = draw_accuracies(group.confirmed_cells, draws=4000)
+    drawn_accuracies = draw_accuracies(group.confirmed_cells, draw_count=4000)
     np.testing.assert_allclose(drawn_accuracies.mean(0), [0.8, 0.81], atol=0.003)
     half_width = (group.confirmed_cells[0].accuracy.high - group.confirmed_cells[0].accuracy.low) / 2
     assert drawn_accuracies[:, 0].std() == pytest.approx(half_width / 1.96, rel=0.1)

@@ -231,7 +231,7 @@ def test_a_planned_cell_whose_size_was_searched_has_the_confirmed_size(store):
     run.search("dept", 80, 15, cell="dept")
     run.confirm("dept", 40, 45, 0.8, cell="dept")
     (group,) = groups(load([run.write()]))
-    assert {(cell.length, cell.rank, cell.planned) for cell in group.cells} == {(80, 15, False), (40, 45, True)}
+    assert {(cell.length, cell.rank, cell.is_planned) for cell in group.cells} == {(80, 15, False), (40, 45, True)}
     assert [cell.label for cell in group.confirmed_cells] == ["DePT n=40 r=45"]
 
 

@@ -17,11 +17,11 @@ from analysis import published, style
 from analysis.cells import groups
 from analysis.labels import MARKER_COST, Labels
 from analysis.load import load
-from analysis.plots.curves import curve
+from analysis.plots.curves import learning_curve
 from analysis.plots.importances import Importances
 from analysis.registry import Info, Missing, PlotSpec, TableSpec, scan
 from analysis.render import Table, csv
-from analysis.style import spread
+from analysis.style import move_apart
 from lopt import methods
 from tests.analysis.conftest import Store
 
@@ -61,8 +61,8 @@ def test_every_plot_keeps_the_contract(name, full, empty):
     assert isinstance(spec.info(empty), Missing) and spec.info(empty).reason
     info = spec.info(full)
     assert re.search(r"interval|error bars", spec.caption(info)), "a caption says what the error bars are"
-    files = style.files(spec.draw(info))
-    assert files == style.files(spec.draw(info)), "the files of two runs are the same"
+    files = style.figure_files(spec.draw(info))
+    assert files == style.figure_files(spec.draw(info)), "the files of two runs are the same"
     assert {*files} == {"svg", "pdf", "png"}
     svg = files["svg"].decode()
     assert "<dc:date>" not in svg
@@ -150,7 +150,7 @@ def test_names_with_special_characters_are_drawn(store):
 
 @given(st.lists(st.floats(-1000, 1000), max_size=12), st.floats(0.1, 50))
 def test_spread_moves_positions_apart_and_keeps_their_order(positions, gap):
-    moved = spread(positions, gap)
+    moved = move_apart(positions, gap)
     order = sorted(range(len(positions)), key=lambda i: (positions[i], i))
     assert all(right - left >= gap - 1e-6 for left, right in pairwise([moved[i] for i in order]))
     assert sum(moved) == pytest.approx(sum(positions), abs=1e-3)
@@ -165,9 +165,9 @@ def test_the_efficiency_figure_shows_values_relative_to_the_full_prompt(store):
     spec = PLOTS["efficiency"]
     info = spec.info(groups(load([run.write()]))[0])
     step, speed = info.panels  # memory is known only at one length
-    assert step.points == {"prompt_tuning": {10: (1.0,)}, "lopt1": {20: (1.5, 1.8)}}
+    assert step.values_with_length == {"prompt_tuning": {10: (1.0,)}, "lopt1": {20: (1.5, 1.8)}}
     assert step.values_without_length == {"lora": (4.0,)}
-    assert speed.points == {"prompt_tuning": {10: (100.0,)}, "lopt1": {20: (40.0, 50.0)}}
+    assert speed.values_with_length == {"prompt_tuning": {10: (100.0,)}, "lopt1": {20: (40.0, 50.0)}}
     assert speed.values_without_length == {"lora": (200.0,)}
     assert "A dashed line is the median of a method without a prompt." in spec.caption(info)
     assert [row["value"] for row in spec.data(info) if row["method"] == "lopt1"] == [1.5, 1.8, 40.0, 50.0]
@@ -237,7 +237,7 @@ def test_points_and_the_frontier_are_at_their_sizes(full):
 @given(st.lists(st.tuples(st.floats(1, 9), st.floats(1, 9)), min_size=2, max_size=14))
 @settings(max_examples=30, deadline=None)
 def test_labels_hide_no_label_and_no_marker(points):
-    with matplotlib.rc_context(style.RC):
+    with matplotlib.rc_context(style.RC_SETTINGS):
         axes = Figure(figsize=(7, 5)).add_axes((0.1, 0.1, 0.8, 0.8))
         axes.plot([0, 10], [0, 10])  # the limits are set by nothing else
         labels = Labels(axes)
@@ -294,7 +294,7 @@ def test_a_trial_with_one_evaluation_is_in_the_learning_curves(store):
     run.put({**record, "evaluations": record["evaluations"][:1]})
     run.confirm("lopt1", 10, 1, 0.8)
     info = PLOTS["curves"].info(groups(load([run.write()]))[0])
-    assert sorted(len(curve(trial)) for trial in info.rows) == [1, 5]
+    assert sorted(len(learning_curve(trial)) for trial in info.rows) == [1, 5]
     assert "The 1 other trial is grey" in PLOTS["curves"].caption(info)
 
 

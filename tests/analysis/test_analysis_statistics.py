@@ -19,7 +19,7 @@ from analysis.cells import groups
 from analysis.comparisons import comparisons
 from analysis.headline import headline
 from analysis.load import load
-from analysis.noninferiority import Difference, difference, holm, verdicts
+from analysis.noninferiority import Difference, correct_p_values, estimate_difference, verdicts
 from analysis.registry import Missing
 from analysis.stats import estimate, estimate_from_predictions
 from tests.analysis.simulated import EXAMPLE_SPREAD, World, simulated_group
@@ -58,7 +58,9 @@ def test_at_most_one_verdict_in_twenty_is_wrong(seeds, n, spread):
 
     def outcomes(gap):
         effect = world.effect_for(gap)
-        return Counter(verdicts([difference(*world.pair(seeds, n, effect))], margin)[0].outcome for _ in range(draws))
+        return Counter(
+            verdicts([estimate_difference(*world.pair(seeds, n, effect))], margin)[0].outcome for _ in range(draws)
+        )
 
     outcomes_at_margin = outcomes(margin)
     allowed_count = draws * (0.05 + 2 * math.sqrt(0.05 * 0.95 / draws))
@@ -69,45 +71,51 @@ def test_at_most_one_verdict_in_twenty_is_wrong(seeds, n, spread):
 
 def test_enough_data_give_a_decisive_verdict():
     world = World(0.005, np.random.default_rng(0))
-    equal = [verdicts([difference(*world.pair(10, 5000, 0.0))])[0].outcome for _ in range(40)]
-    worse = [verdicts([difference(*world.pair(10, 872, world.effect_for(0.04)))])[0].outcome for _ in range(40)]
+    equal = [verdicts([estimate_difference(*world.pair(10, 5000, 0.0))])[0].outcome for _ in range(40)]
+    worse = [
+        verdicts([estimate_difference(*world.pair(10, 872, world.effect_for(0.04)))])[0].outcome for _ in range(40)
+    ]
     assert Counter(equal)["non-inferior"] > 30
     assert Counter(worse)["inferior"] > 35
 
 
 def test_as_many_seeds_as_an_inconclusive_verdict_asks_for_are_mostly_enough():
     world = World(0.01, np.random.default_rng(1))
-    many_seeds = difference(*world.pair(300, 5000, 0.0))
+    many_seeds = estimate_difference(*world.pair(300, 5000, 0.0))
     (verdict,) = verdicts(
-        [dataclasses.replace(many_seeds, mean=0.0, standard_error=0.01, degrees_of_freedom=4.0, seeds_a=3, seeds_b=3)]
+        [
+            dataclasses.replace(
+                many_seeds, mean=0.0, standard_error=0.01, degrees_of_freedom=4.0, seed_count_a=3, seed_count_b=3
+            )
+        ]
     )
     assert verdict.outcome == "inconclusive"
     seeds = 3 + verdict.more_seeds
-    outcomes = [verdicts([difference(*world.pair(seeds, 5000, 0.0))])[0].outcome for _ in range(60)]
+    outcomes = [verdicts([estimate_difference(*world.pair(seeds, 5000, 0.0))])[0].outcome for _ in range(60)]
     assert 60 * 0.6 <= Counter(outcomes)["non-inferior"] <= 60 * 0.97
 
 
 def test_the_verdict_says_if_there_are_too_few_examples():
     world = World(0.001, np.random.default_rng(2))
-    results = [verdicts([difference(*world.pair(3, 30, 0.0))])[0] for _ in range(40)]
+    results = [verdicts([estimate_difference(*world.pair(3, 30, 0.0))])[0] for _ in range(40)]
     assert any(verdict.outcome == "inconclusive" and verdict.more_seeds is None for verdict in results)
     assert any("more test examples might" in str(verdict) for verdict in results)
 
 
 def test_identical_seeds_are_not_certain_and_do_not_crash():
     correct_SN = np.tile(np.arange(56) % 3 > 0, (3, 1)).astype(float)
-    gap = difference(correct_SN, correct_SN)
+    gap = estimate_difference(correct_SN, correct_SN)
     assert (gap.mean, gap.standard_error) == (0.0, pytest.approx(1.96 / 56, rel=1e-4))
     assert verdicts([gap])[0].outcome == "inconclusive", "56 examples without a difference show little"
     assert estimate_from_predictions(np.ones((3, 56))).low < 0.95
     with pytest.raises(ValueError, match="same examples and two seeds"):
-        difference(correct_SN[:1], correct_SN)
+        estimate_difference(correct_SN[:1], correct_SN)
 
 
 @pytest.mark.parametrize("n", [1, 2, 28, 150, 200, 299, 5000])
 def test_methods_that_agree_on_every_example_may_still_differ_on_others(n):
     """If none of n examples differs, the interval is at least as wide as the binomial one. So the verdict agrees."""
-    gap = difference(np.ones((3, n)), np.ones((3, n)))
+    gap = estimate_difference(np.ones((3, n)), np.ones((3, n)))
     exact = binomtest(0, n).proportion_ci(0.95, method="exact").high
     assert gap.low <= -min(exact, 1.0) and gap.high >= min(exact, 1.0)
     assert (gap.low, gap.high) == pytest.approx((-gap.high, -gap.low)) and gap.high <= 1
@@ -123,7 +131,7 @@ def test_a_method_that_errs_only_where_the_other_is_right_is_not_called_as_good_
     for differing in range(n // 20):
         a, b = np.ones((3, n)), np.ones((3, n))
         a[:, :differing] = 0
-        if verdicts([difference(a, b)], margin)[0].outcome == "non-inferior":
+        if verdicts([estimate_difference(a, b)], margin)[0].outcome == "non-inferior":
             error_rate += binom.pmf(differing, n, margin)
     assert error_rate <= 0.075
 
@@ -134,14 +142,14 @@ def test_a_difference_is_finite_and_in_bounds(seeds, n, data):
     a, b = (np.array(data.draw(bits), dtype=float).reshape(seeds, n) for _ in range(2))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        gap = difference(a, b)
+        gap = estimate_difference(a, b)
     assert -1 <= gap.low <= gap.mean <= gap.high <= 1
     assert gap.standard_error > 0 and 0 <= gap.p_inferior(0.01) <= 1 and 0 <= gap.p_non_inferior(0.01) <= 1
 
 
 @given(st.lists(st.floats(0, 1), max_size=8))
 def test_holm_equals_its_definition(p_values):
-    adjusted = holm(p_values)
+    adjusted = correct_p_values(p_values)
     order = np.argsort(p_values, kind="stable")
     running = 0.0
     for rank, i in enumerate(order):
@@ -172,9 +180,13 @@ def test_the_cell_of_the_answer_is_tested_although_it_is_hardly_smaller(store):
 
 @pytest.mark.parametrize(("gap", "outcome"), [(0.0, "non-inferior"), (-0.03, "inferior")])
 def test_the_verdict_says_what_more_seeds_would_show(gap, outcome):
-    many_seeds = difference(*World(0.01, np.random.default_rng(1)).pair(300, 5000, 0.0))
+    many_seeds = estimate_difference(*World(0.01, np.random.default_rng(1)).pair(300, 5000, 0.0))
     (verdict,) = verdicts(
-        [dataclasses.replace(many_seeds, mean=gap, standard_error=0.015, degrees_of_freedom=4.0, seeds_a=3, seeds_b=3)]
+        [
+            dataclasses.replace(
+                many_seeds, mean=gap, standard_error=0.015, degrees_of_freedom=4.0, seed_count_a=3, seed_count_b=3
+            )
+        ]
     )
     assert str(verdict).endswith(f"would probably show it to be {outcome}")
 

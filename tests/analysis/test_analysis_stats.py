@@ -15,9 +15,9 @@ from analysis.stats import (
     clear_best_index,
     estimate,
     estimate_from_predictions,
-    interquartile,
+    interquartile_mean,
     intervals_note,
-    wilson,
+    wilson_interval,
 )
 
 fractions = st.floats(0, 1)
@@ -27,7 +27,7 @@ sizes = st.integers(1, 100_000)
 def test_wilson_equals_scipy():
     for hits, n in [(0, 10), (5, 10), (10, 10), (809, 872), (54, 56)]:
         expected = binomtest(hits, n).proportion_ci(method="wilson")
-        assert wilson(hits / n, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+        assert wilson_interval(hits / n, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_one_seed_is_the_wilson_interval():
@@ -73,7 +73,7 @@ def test_all_right_or_all_wrong_is_not_certain(accuracy, n, seeds):
 @given(st.lists(fractions, min_size=1, max_size=8), sizes)
 def test_the_interval_contains_the_binomial_interval(accuracies, n):
     result = estimate(accuracies, n)
-    low, high = wilson(result.mean, n)
+    low, high = wilson_interval(result.mean, n)
     assert result.low <= low and high <= result.high
 
 
@@ -96,10 +96,10 @@ def test_single_predictions_never_exclude_what_the_binomial_allows(n, seeds, dat
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         result = estimate_from_predictions(correct.reshape(seeds, n))
-    low, high = wilson(result.mean, seeds * n)
+    low, high = wilson_interval(result.mean, seeds * n)
     assert result.low <= low + 1e-9 and high - 1e-9 <= result.high
     if len(wrong) / seeds < 5:
-        low, high = wilson(result.mean, n)
+        low, high = wilson_interval(result.mean, n)
         assert result.low <= low and high <= result.high
 
 
@@ -119,7 +119,7 @@ def test_more_examples_narrow_the_interval(accuracy, n, factor):
 @pytest.mark.parametrize(("accuracy", "n"), [(1.1, 10), (-0.1, 10), (0.5, 0)])
 def test_a_value_that_is_not_a_proportion_is_refused(accuracy, n):
     with pytest.raises(ValueError, match="fraction"):
-        wilson(accuracy, n)
+        wilson_interval(accuracy, n)
     if n == 0:
         with pytest.raises(ValueError, match="at least one"):
             estimate([accuracy] * 2, n)
@@ -136,9 +136,9 @@ def estimates(means, half_width=0.02):
 
 def test_the_interquartile_mean_is_scipys_and_leaves_out_the_extremes():
     means = [0.5, 0.7, 0.8, 0.9, 1.0]
-    mean, low, high = interquartile(estimates(means))
+    mean, low, high = interquartile_mean(estimates(means))
     assert mean == pytest.approx(trim_mean(means, 0.25)) == pytest.approx(0.8)
-    assert interquartile(estimates([0.0, 0.7, 0.8, 0.9, 1.0]))[0] == pytest.approx(0.8)
+    assert interquartile_mean(estimates([0.0, 0.7, 0.8, 0.9, 1.0]))[0] == pytest.approx(0.8)
     # The three tasks in the middle are independent, so the half width of their mean is 0.02 / sqrt(3).
     assert high - low == pytest.approx(2 * 0.02 / math.sqrt(3), rel=0.1)
 
@@ -150,7 +150,7 @@ def test_the_interval_of_the_interquartile_mean_covers_the_truth():
             (generator.random((3, n)) < generator.normal(accuracy, 0.01, (3, 1))).astype(float)
             for accuracy in true_accuracies
         ]
-        _, low, high = interquartile([estimate_from_predictions(run) for run in runs], draws=800)
+        _, low, high = interquartile_mean([estimate_from_predictions(run) for run in runs], draw_count=800)
         covered += low <= 0.8 <= high
     assert covered / 150 >= 0.93 - 2 * math.sqrt(0.93 * 0.07 / 150)
 
@@ -175,6 +175,6 @@ def test_the_estimate_that_stands_out_lies_above_all_others(means, half_width, e
 def test_wilson_equals_statsmodels(n, data):
     proportion = pytest.importorskip("statsmodels.stats.proportion")
     correct = data.draw(st.integers(0, n))
-    assert wilson(correct / n, n) == pytest.approx(
+    assert wilson_interval(correct / n, n) == pytest.approx(
         proportion.proportion_confint(correct, n, method="wilson"), abs=1e-12
     )
