@@ -15,6 +15,7 @@ from lopt import methods
 from lopt.config import FIELDS, TrialConfig, folder_name
 from lopt.ranges import Choice, Range, Real, Whole  # noqa: F401  # space files import Real from here
 from sweeps import stopping
+from sweeps.space_checks import check_mapping, check_one_line, check_reference
 from sweeps.stopping import StoppingRule
 
 _FOLDER_FIELDS = ("task", "backbone")  # fields whose value may be a folder
@@ -42,14 +43,14 @@ class Cell:
     first: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
-        _check_one_line("name of a cell", self.name)
+        check_one_line("name of a cell", self.name)
         label = f"cell {self.name}"
         if not isinstance(self.first, list | tuple):
             raise ValueError(f"{label}: `first` is {self.first!r}; give a tuple of mappings")
-        _check_mapping(f"{label}: `fixed`", self.fixed)
-        _check_mapping(f"{label}: `search`", self.search)
+        check_mapping(f"{label}: `fixed`", self.fixed)
+        check_mapping(f"{label}: `search`", self.search)
         for point in self.first:
-            _check_mapping(f"{label}: a point of `first`", point)
+            check_mapping(f"{label}: a point of `first`", point)
         for name, searched_range in self.search.items():
             if not isinstance(searched_range, Range):
                 raise ValueError(
@@ -72,6 +73,8 @@ class Space:
         by_size: Whether a trial competes with trials of similar size (within a factor of two) instead of its cell.
         sampler: Name of a sampler, which is a module in `sweeps.samplers`.
         stopping: Name of a stopping rule, which is a module in `sweeps.stopping`.
+        reference: What the report compares smaller cells with, as values of fields of TrialConfig. If several cells of
+            a task have these values, the one with the most trainable parameters is the reference.
     """
 
     name: str
@@ -87,17 +90,19 @@ class Space:
     by_size: bool = False
     sampler: str = "tpe"
     stopping: str = "asha"
+    reference: Mapping[str, Any] = field(default_factory=lambda: {"method": "prompt_tuning"})
 
     def __post_init__(self) -> None:
         for name in ("name", "title", "profile"):
-            _check_one_line(f"{name} of a space", getattr(self, name))
+            check_one_line(f"{name} of a space", getattr(self, name))
         for name in _COUNT_FIELDS:
             minimum = 2 if name == "reduction_factor" else 1
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= _MAX_COUNT:
                 raise ValueError(f"{name} is {value!r}; give a whole number from {minimum} to {_MAX_COUNT:,}")
-        _check_mapping(f"space {self.name}: `base`", self.base)
-        _check_mapping(f"space {self.name}: `axes`", self.axes)
+        check_mapping(f"space {self.name}: `base`", self.base)
+        check_mapping(f"space {self.name}: `axes`", self.axes)
+        check_reference(f"space {self.name}: `reference`", self.reference)
         for name, values in self.axes.items():
             if not isinstance(values, list | tuple) or not values:
                 raise ValueError(f"space {self.name}: axis {name} is {values!r}; give a tuple of one value or more")
@@ -248,6 +253,7 @@ class Space:
             "title": self.title,
             "profile": self.profile,
             "base": dict(self.base),
+            "reference": dict(self.reference),
             "cells": [
                 {
                     "name": cell.name,
@@ -267,7 +273,7 @@ class Space:
 
     def identity(self) -> str:
         """Return a hash of the space. If the run's manifest has the same hash, no setting needs to be compared."""
-        not_hashed = ("confirm_seeds", "title", "sampler")
+        not_hashed = ("confirm_seeds", "title", "sampler", "reference")
         settings = {name: value for name, value in without_paths(self.to_dict()).items() if name not in not_hashed}
         # The content of a task's folder can change while its name stays the same.
         configs = [config for config in map(self.sample_trial, self.cells) if Path(config.task).is_absolute()]
@@ -315,17 +321,6 @@ def point_of(cell: Cell, config: TrialConfig) -> dict[str, Any]:
             if value is not None:
                 point[name] = value
     return point
-
-
-def _check_mapping(label: str, mapping: object) -> None:
-    """Raise ValueError unless `mapping` is a mapping whose keys are names."""
-    if not isinstance(mapping, Mapping) or not all(isinstance(name, str) for name in mapping):
-        raise ValueError(f"{label} is {mapping!r}; give a mapping from names to values")
-
-
-def _check_one_line(label: str, text: object) -> None:
-    if not isinstance(text, str) or not text.strip() or len(text.splitlines()) > 1:
-        raise ValueError(f"{label} is {text!r}; give text of one line")
 
 
 def searched_names(cell: Cell, field_name: str) -> list[str]:

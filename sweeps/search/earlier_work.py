@@ -18,9 +18,11 @@ from lopt.records import TrialRecord
 from sweeps.results.store import FINAL_STATUSES, Store
 from sweeps.space import PLUGIN_DEFAULTS, Cell, Space, without_paths
 
-# These may change between the commands of a run, because they only decide which trials there are. All other settings of
-# a space decide how a trial is trained and judged.
-_CHANGEABLE_SETTINGS = ("cells", "trials_per_cell", "confirm_seeds", "title", "sampler")
+# These may change between the commands of a run, because they only decide which trials there are, or what the report
+# compares them with. All other settings of a space decide how a trial is trained and judged.
+_CHANGEABLE_SETTINGS = ("cells", "trials_per_cell", "confirm_seeds", "title", "sampler", "reference")
+
+_UNANNOUNCED_SETTINGS = ("base", "cells", "confirm_seeds", "title", "reference")  # `_differences` shows cells by name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,7 +231,7 @@ def _differences(old_space: Mapping[str, Any], new_space: Mapping[str, Any]) -> 
     differences = []
     old_settings, new_settings = ({**space, **space.get("base", {})} for space in (old_space, new_space))
     for name in new_settings:
-        if name not in ("base", "cells", "confirm_seeds", "title") and old_settings.get(name) != new_settings[name]:
+        if name not in _UNANNOUNCED_SETTINGS and old_settings.get(name) != new_settings[name]:
             differences.append(f"{name} {old_settings.get(name)} → {new_settings[name]}")
     old_cells, new_cells = (
         {cell.get("name"): cell for cell in space.get("cells", [])} for space in (old_space, new_space)

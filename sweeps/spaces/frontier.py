@@ -56,6 +56,7 @@ def build(profile: str) -> Space:
             "method": tuple(method.name for method in methods.in_order() if method.has_forms),
             "backbone": (ablation_space.base["backbone"],),
         },
+        reference={"method": "prompt_tuning"},  # its longest prompt
         grid=_grid,
     )
 

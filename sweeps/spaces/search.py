@@ -59,6 +59,7 @@ def build(profile: str) -> Space:
         title="Free search over method, length, rank and learning rates",
         base={name: value for name, value in ablation_space.base.items() if name != "optimizer"},
         axes={},
+        reference={"method": "prompt_tuning"},  # its longest prompt
         grid=lambda axes: _grid(40 if is_demo else 100, axes),
         trials=40 if is_demo else 200,
         by_size=True,

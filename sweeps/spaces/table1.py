@@ -38,6 +38,7 @@ def build(profile: str) -> Space:
         title="LoPT-1 and LoPT-2 beside prompt tuning (Table 1)",
         base={name: value for name, value in ablation_space.base.items() if name != "task"},
         axes={"task": ("movie_snippets",) if is_demo else ("sst2", "ag_news")},
+        reference={"method": "prompt_tuning", "length": 10},
         grid=lambda axes: _grid(rate_range, {"learning_rate": 0.15 if is_demo else 0.3}, axes),
     )
 

@@ -88,6 +88,7 @@ def build(profile: str) -> Space:
         title="LoPT beside fine-tuning, LoRA, prompt tuning and DePT (Table 2)",
         base=_DEMO if is_demo else _PAPER,
         axes={"task": ("movie_snippets",) if is_demo else ("sst2", *_HALVED_TASKS), "method": _METHODS},
+        reference={"method": "prompt_tuning", "length": 100},
         grid=_grid,
         grace_steps=ablation_space.grace_steps if is_demo else 2000,
     )

@@ -51,6 +51,26 @@ def test_a_run_continues_with_more_trials_and_cells(tmp_path, capsys):
     assert len(set(table.cell)) == 6
 
 
+def test_a_run_whose_manifest_has_no_reference_continues(tmp_path, capsys):
+    """Manifests of earlier versions have none. The reference decides nothing but the report."""
+    assert sweep(tmp_path, "--set", "trials=1") == 0
+    file = tmp_path / "smoke-paper" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    assert manifest["space"].pop("reference") == {"method": "prompt_tuning"}
+    file.write_text(json.dumps(manifest))
+    assert load([file.parent]).runs[0].reference == {"method": "prompt_tuning"}
+    before = write_times(tmp_path)
+    capsys.readouterr()
+    assert sweep(tmp_path, "--set", "trials=1") == 0
+    assert "the space has changed" not in capsys.readouterr().out
+    assert write_times(tmp_path) == before
+    assert json.loads(file.read_text())["space"]["reference"] == {"method": "prompt_tuning"}
+    del manifest["identity"]  # then the settings are compared one by one
+    file.write_text(json.dumps(manifest))
+    assert sweep(tmp_path, "--set", "trials=2") == 0
+    assert "began: trials_per_cell 1 → 2\n" in capsys.readouterr().out
+
+
 def test_trials_that_no_longer_fit_are_named_and_kept(tmp_path, capsys):
     assert sweep(tmp_path, "--set", "trials=3") == 0
     before = write_times(tmp_path)

@@ -1,0 +1,38 @@
+"""Checks of the parts of a space. Each raises ValueError, and says what came, what is valid and how to mend it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lopt.config import FIELDS
+from lopt.registry import nearest
+
+# A report has a reference for each backbone, task and number of shots. The seed differs between the trials of a cell,
+# the revisions are filled in where trials run, and the last two fields have several values.
+_NOT_IN_REFERENCE = ("task", "backbone", "shots", "seed", "data_revision", "model_revision", "options", "label_words")
+
+
+def check_mapping(label: str, mapping: object) -> None:
+    """Raise ValueError unless `mapping` is a mapping whose keys are names."""
+    if not isinstance(mapping, Mapping) or not all(isinstance(name, str) for name in mapping):
+        raise ValueError(f"{label} is {mapping!r}; give a mapping from names to values")
+
+
+def check_one_line(label: str, text: object) -> None:
+    """Raise ValueError unless `text` is text of one line."""
+    if not isinstance(text, str) or not text.strip() or len(text.splitlines()) > 1:
+        raise ValueError(f"{label} is {text!r}; give text of one line")
+
+
+def check_reference(label: str, reference: Mapping[str, Any]) -> None:
+    """Raise ValueError unless `reference` maps fields of TrialConfig to a text, a number or None."""
+    check_mapping(label, reference)
+    valid_names = [name for name in FIELDS if name not in _NOT_IN_REFERENCE]
+    if not reference:
+        raise ValueError(f"{label} is empty; give at least a method, such as {{'method': 'prompt_tuning'}}")
+    for name, value in reference.items():
+        if name not in valid_names:
+            raise ValueError(f"{label} has {name!r}; valid: {', '.join(valid_names)}.{nearest(name, valid_names)}")
+        if not isinstance(value, str | int | float | None):
+            raise ValueError(f"{label}: {name} is {value!r}; give one text or number")
+        if isinstance(value, float) and value - value != 0:
+            raise ValueError(f"{label}: {name} is {value!r}; give a finite number")
