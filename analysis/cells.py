@@ -2,13 +2,14 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from analysis import predictions
+from analysis.folders import short_names
 from analysis.load import Results
 from analysis.methods import method_label
 from analysis.records import Trial, grouped
@@ -33,6 +34,8 @@ class Cell:
         lost_seed_count: number of confirm trials of this configuration that ended without a result. If no configuration
             is confirmed, the confirm trials of all configurations are counted.
         accuracy: the confirmed test accuracy, with its interval.
+        config: values of fields of TrialConfig: those of the first confirmed trial, else of the first trial, else those
+            that the plan sets.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Cell:
     confirmed_trials: tuple[Trial, ...]
     lost_seed_count: int
     accuracy: Estimate | None
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -117,7 +121,9 @@ class Group:
         backbone, task: as in the records. Each is a name or the path of a folder.
         backbone_name, task_title: what the report calls the backbone and the task.
         task_name: the short name of the task, for the names of files.
-        margin: difference in accuracy (a fraction) within which a smaller prompt is as good as the full one.
+        reference_fields: the values of fields of TrialConfig by which the group's first run declares its reference.
+        zero_shot_accuracy: the accuracy of the model without a prompt ("no prompt"), on the same test examples.
+        margin: difference in accuracy (a fraction) within which a smaller cell is as good as the reference.
     """
 
     backbone: str
@@ -128,6 +134,7 @@ class Group:
     task_title: str
     cells: tuple[Cell, ...]
     trials: tuple[Trial, ...]
+    reference_fields: dict[str, Any]
     zero_shot_accuracy: float | None
     majority_accuracy: float | None
     margin: float
@@ -143,6 +150,11 @@ class Group:
         cells = [cell for cell in self.cells if cell.accuracy is not None and cell.trainable_parameters is not None]
         return tuple(sorted(cells, key=lambda cell: (cell.trainable_parameters or 0, cell.name)))
 
+    def is_above_no_prompt(self, cell: Cell) -> bool:
+        """Return whether a confirmed cell's mean test accuracy is above "no prompt", or "no prompt" is not known."""
+        no_prompt = self.zero_shot_accuracy
+        return no_prompt is None or (cell.accuracy is not None and cell.accuracy.mean > no_prompt)
+
     def best_cell(self, method: str) -> Cell | None:
         """Return the method's confirmed cell with the best held-out accuracy."""
         return best_cell(cell for cell in self.confirmed_cells if cell.method == method)
@@ -156,24 +168,6 @@ class Group:
 def best_cell(cells: Iterable[Cell]) -> Cell | None:
     """Return the cell with the best selection score. Confirmed cells come first. Of equal cells, the first wins."""
     return max(cells, key=lambda cell: (cell.accuracy is not None, cell.selection_score or 0.0), default=None)
-
-
-def short_names(paths: Iterable[str]) -> dict[str, str]:
-    """Return a short name for each path or plain name: the shortest end of it that no other path has.
-
-    If there is no such end, the path itself is returned.
-    """
-    parts_by_path = {path: [part for part in path.split("/") if part] for path in paths}
-
-    def short_name(path: str) -> str:
-        parts_of_others = [other_parts for other_path, other_parts in parts_by_path.items() if other_path != path]
-        for part_count in range(1, len(parts_by_path[path]) + 1):
-            ending = parts_by_path[path][-part_count:]
-            if all(ending != other_parts[-part_count:] for other_parts in parts_of_others):
-                return "/".join(ending)
-        return path
-
-    return {path: short_name(path) for path in parts_by_path}
 
 
 def groups(results: Results) -> tuple[Group, ...]:
@@ -216,10 +210,11 @@ def _build_group(members: Sequence[PlannedCell | Trial], results: Results, names
     """
     first_member = members[0]
     trials = tuple(member for member in members if isinstance(member, Trial))
+    reference_fields = results.declared_reference(members)
     members = [
         _with_shape_of_trials(member, trials) if isinstance(member, PlannedCell) else member for member in members
     ]
-    cells = tuple(map(_build_cell, grouped(members, _cell_key).values()))
+    cells = tuple(_build_cell(cell_members, results) for cell_members in grouped(members, _cell_key).values())
     split_and_size_counts = Counter(
         (trial.test_split, trial.test_n) for cell in cells for trial in cell.confirmed_trials
     )
@@ -242,6 +237,7 @@ def _build_group(members: Sequence[PlannedCell | Trial], results: Results, names
         task_title=names[2],
         cells=cells,
         trials=trials,
+        reference_fields=reference_fields,
         zero_shot_accuracy=_first_known(baseline.zero_shot_accuracy for baseline in baselines),
         majority_accuracy=_first_known(majority_accuracies),
         margin=results.margin,
@@ -266,7 +262,7 @@ def _cell_key(member: PlannedCell | Trial) -> tuple[str, str, int | None, int | 
     return name, member.method, member.length, member.rank
 
 
-def _build_cell(members: Sequence[PlannedCell | Trial]) -> Cell:
+def _build_cell(members: Sequence[PlannedCell | Trial], results: Results) -> Cell:
     trials = [member for member in members if isinstance(member, Trial)]
     confirmed_by_configuration = grouped(
         (trial for trial in trials if trial.is_confirmed),
@@ -299,6 +295,7 @@ def _build_cell(members: Sequence[PlannedCell | Trial]) -> Cell:
             not confirmed_configurations or trial.configuration in confirmed_configurations for trial in lost_trials
         ),
         accuracy=_estimate_accuracy(confirmed_trials),
+        config=results.config([*confirmed_trials, *trials, *members][0]),
     )
 
 

@@ -1,4 +1,4 @@
-"""Much smaller prompts compared with the full prompt, seed by seed and example by example."""
+"""Smaller cells compared with the reference, seed by seed and example by example."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,70 +6,106 @@ from functools import lru_cache
 
 from analysis import predictions
 from analysis.cells import Cell, Group
-from analysis.methods import FULL_PROMPT
+from analysis.methods import FULL_PROMPT, method_label
 from analysis.noninferiority import Difference, Verdict, estimate_difference, verdicts
 from analysis.registry import Missing
-
-MIN_RATIO = 5  # a much smaller prompt trains at least this many times fewer parameters than the full prompt
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A cell compared with the full prompt. `ratio` is how many times fewer parameters the cell trains."""
+    """A cell compared with the reference. `ratio` is how many times fewer parameters the cell trains."""
 
     cell: Cell
-    full_cell: Cell
+    reference: Cell
     ratio: float
     verdict: Verdict
 
 
-def full_prompt(group: Group) -> Cell | None:
-    """Return the confirmed cell of prompt tuning with the best held-out accuracy."""
-    return group.best_cell(FULL_PROMPT)
+def reference_cell(group: Group) -> Cell | None:
+    """Return the confirmed reference of a group; None if it is not confirmed.
+
+    The reference is the cell that has the values that the space declares. If several cells have them, it is the one
+    with the most trainable parameters, confirmed or not. Accuracy plays no part in the choice.
+    """
+    cell = _declared_cell(group)
+    return cell if cell and cell.accuracy else None
+
+
+def pending_reference(group: Group) -> Cell | None:
+    """Return the reference if it is planned but not confirmed, else None."""
+    cell = _declared_cell(group)
+    return cell if cell and not cell.accuracy else None
+
+
+def _declared_cell(group: Group) -> Cell | None:
+    """Return the reference. A cell counts if it is confirmed or planned."""
+    candidates = [
+        cell
+        for cell in group.cells
+        if (cell.accuracy or cell.is_planned)
+        and all(cell.config.get(name) == value for name, value in group.reference_fields.items())
+    ]
+    # Of equal sizes a confirmed cell is preferred, then the first by name.
+    candidates.sort(key=lambda cell: (-(cell.trainable_parameters or 0), cell.accuracy is None, cell.name))
+    return next(iter(candidates), None)
+
+
+def cell_name(cell: Cell) -> str:
+    """Return a cell's name for a sentence, such as "full prompt tuning (n = 10, 5,760 parameters)"."""
+    method = "full prompt tuning" if cell.method == FULL_PROMPT else method_label(cell.method)
+    numbers = {"n": cell.length, "r": cell.rank}
+    parts = [f"{symbol} = {number}" for symbol, number in numbers.items() if number is not None]
+    parts += [f"{cell.trainable_parameters:,} parameters"] if cell.trainable_parameters else []
+    return f"{method} ({', '.join(parts)})" if parts else method
+
+
+def declared_text(group: Group) -> str:
+    """Describe the values by which the space declares its reference, such as "prompt tuning with length = 10"."""
+    values = {**group.reference_fields}
+    method = method_label(str(values.pop("method"))) if "method" in values else "a cell"
+    settings = " and ".join(f"{name} = {value}" for name, value in values.items())
+    return f"{method} with {settings}" if settings else method
+
+
+def smaller_cells(group: Group) -> list[Cell]:
+    """Return the confirmed cells with fewer trainable parameters than the reference, smallest first.
+
+    Of equally small cells, the one with the better held-out score comes first.
+    """
+    reference = reference_cell(group)
+    most_parameters = (reference.trainable_parameters or 0) if reference else 0
+    cells = [cell for cell in group.confirmed_cells if 0 < (cell.trainable_parameters or 0) < most_parameters]
+    return sorted(cells, key=lambda cell: (cell.trainable_parameters or 0, -(cell.selection_score or 0.0), cell.name))
 
 
 @lru_cache(maxsize=64)
 def comparisons(group: Group) -> tuple[Comparison, ...] | Missing:
-    """Compare the full prompt with each confirmed cell that has at most a fifth of its parameters, smallest first.
+    """Compare the reference with each confirmed cell that has fewer trainable parameters, smallest first.
 
-    All these tests are one family, which means that their p values are corrected together.
+    All these tests are one family, which means that their p values are corrected together. A cell without predictions
+    of the same examples, or with one seed, has no test.
     """
-    full_cell = full_prompt(group)
-    if full_cell is None or not full_cell.trainable_parameters:
-        return Missing(f"it needs a confirmed full prompt ({FULL_PROMPT})")
-    most_parameters = full_cell.trainable_parameters // MIN_RATIO
-    small_cells = [cell for cell in group.confirmed_cells if 0 < (cell.trainable_parameters or 0) <= most_parameters]
-    if not small_cells:
-        return Missing(f"it needs a confirmed cell at least {MIN_RATIO} times smaller than the full prompt")
-    if len(full_cell.confirmed_trials) < 2 or all(len(cell.confirmed_trials) < 2 for cell in small_cells):
-        return Missing("it needs at least two confirm seeds of the full prompt and of a smaller cell (--seeds 3)")
-    family = _compare_with_full(small_cells, full_cell, group.margin)
+    reference, cells = reference_cell(group), smaller_cells(group)
+    if reference is None:
+        return Missing("the reference is not confirmed")
+    if not cells:
+        return Missing("it needs a confirmed cell with fewer parameters than the reference")
+    if len(reference.confirmed_trials) < 2 or all(len(cell.confirmed_trials) < 2 for cell in cells):
+        return Missing("it needs at least two confirm seeds of the reference and of a smaller cell (--seeds 3)")
+    family = _compare_with_reference(cells, reference, group.margin)
     return family or Missing("it needs predictions of confirmed trials on the same test examples")
 
 
-def comparison_with_full_prompt(group: Group, cell: Cell) -> Comparison | None:
-    """Compare a smaller cell with the full prompt.
-
-    If the cell is one of the much smaller ones, return its comparison from `comparisons`. Otherwise test it alone.
-    Return None if there are too few seeds or predictions.
-    """
-    family, full_cell = comparisons(group), full_prompt(group)
-    for comparison in () if isinstance(family, Missing) else family:
-        if comparison.cell is cell:
-            return comparison
-    return next(iter(_compare_with_full([cell], full_cell, group.margin)), None) if full_cell else None
-
-
-def _compare_with_full(cells: Sequence[Cell], full_cell: Cell, margin: float) -> tuple[Comparison, ...]:
-    """Test, as one family, the cells that have predictions of the same examples as the full prompt."""
+def _compare_with_reference(cells: Sequence[Cell], reference: Cell, margin: float) -> tuple[Comparison, ...]:
+    """Test, as one family, the cells that have predictions of the same examples as the reference."""
     cells_with_differences = [
-        (cell, difference) for cell in cells if (difference := accuracy_difference(cell, full_cell)) is not None
+        (cell, difference) for cell in cells if (difference := accuracy_difference(cell, reference)) is not None
     ]
     return tuple(
         Comparison(
             cell=cell,
-            full_cell=full_cell,
-            ratio=(full_cell.trainable_parameters or 1) / (cell.trainable_parameters or 1),
+            reference=reference,
+            ratio=(reference.trainable_parameters or 1) / (cell.trainable_parameters or 1),
             verdict=verdict,
         )
         for (cell, _), verdict in zip(

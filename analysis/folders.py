@@ -1,4 +1,4 @@
-"""One path for the folder of each task and backbone, even if it was moved between trials."""
+"""The folders of tasks and backbones: one path for each, even if it was moved between trials, and a short name."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -44,3 +44,21 @@ class Folders:
     def canonical_path(self, path: str) -> str:
         """Return the canonical path of a folder that a plan or a baseline names. Any other name is returned as is."""
         return self._canonical_path_by_path.get(path, path)
+
+
+def short_names(paths: Iterable[str]) -> dict[str, str]:
+    """Return a short name for each path or plain name: the shortest end of it that no other path has.
+
+    If there is no such end, the path itself is returned.
+    """
+    parts_by_path = {path: [part for part in path.split("/") if part] for path in paths}
+
+    def short_name(path: str) -> str:
+        parts_of_others = [other_parts for other_path, other_parts in parts_by_path.items() if other_path != path]
+        for part_count in range(1, len(parts_by_path[path]) + 1):
+            ending = parts_by_path[path][-part_count:]
+            if all(ending != other_parts[-part_count:] for other_parts in parts_of_others):
+                return "/".join(ending)
+        return path
+
+    return {path: short_name(path) for path in parts_by_path}

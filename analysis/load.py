@@ -25,6 +25,7 @@ from analysis.runs import (
     parse_json,
 )
 from lopt.locations import Location, location, read_files
+from lopt.migrations import LATER_SETTINGS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +45,7 @@ class Results:
         left_out_count: number of trials that do not fit their run's space any more, because the space has changed.
         repeated_count: number of records whose key an earlier record of any run has as well.
         differing_count: number of repeated records whose results differ from those of the earlier record.
-        margin: difference in accuracy (a fraction) within which a smaller prompt is as good as the full one.
+        margin: difference in accuracy (a fraction) within which a smaller cell is as good as the reference.
     """
 
     runs: tuple[Run, ...]
@@ -65,6 +66,20 @@ class Results:
 
         return pd.DataFrame([asdict(trial) for trial in self.trials], columns=list(Trial.__dataclass_fields__))
 
+    def config(self, member: PlannedCell | Trial) -> dict[str, Any]:
+        """Return values of fields of TrialConfig: those of a trial's record, or those that a cell's plan sets."""
+        return LATER_SETTINGS | self.records[member.key]["config"] if isinstance(member, Trial) else member.config
+
+    def declared_reference(self, members: Sequence[PlannedCell | Trial]) -> dict[str, Any]:
+        """Return the values of the reference that the first of the runs of these cells and trials declares."""
+        member_ids = {id(member) for member in members}
+        run_names = {member.run for member in members if isinstance(member, Trial)}
+        return next(
+            run.reference
+            for run in self.runs
+            if run.path_text in run_names or any(id(cell) in member_ids for cell in run.cells)
+        )
+
 
 def load(run_paths: Sequence[Location], margin: float = DEFAULT_MARGIN, folders: Folders | None = None) -> Results:
     """Read and pool runs. Of several records with the same key, one counts: usually the first that did not fail
@@ -72,7 +87,7 @@ def load(run_paths: Sequence[Location], margin: float = DEFAULT_MARGIN, folders:
 
     Args:
         run_paths: the folders or URLs of the runs.
-        margin: difference in accuracy (a fraction) within which a smaller prompt is as good as the full one.
+        margin: difference in accuracy (a fraction) within which a smaller cell is as good as the reference.
         folders: the canonical paths of folders. Calls whose results will be compared share it, so that a folder that
             has moved between the runs has one path in all results.
 

@@ -1,18 +1,18 @@
-"""The text around the numbers: warnings, failures, stuck trials, caveats, and how the numbers were made."""
+"""The text around the numbers: warnings, failures, stuck trials and caveats."""
 
-import shlex
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from analysis import predictions, published, render
 from analysis.audit import audit_early_stopping, audit_text
 from analysis.cells import Cell, Group
 from analysis.compare_published import comparable_points
-from analysis.comparisons import full_prompt
+from analysis.comparisons import reference_cell
 from analysis.load import Results
 from analysis.methods import method_label
+from analysis.optimism import surprise_texts
 from analysis.records import Trial, grouped
 from analysis.runs import Run
 from lopt.settings import METRICS
@@ -28,16 +28,6 @@ class Failure:
     count: int
     message: str
     cells: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Provenance:
-    """How a run was made, for the page. `facts` are pairs of a label and a value."""
-
-    run: str
-    status: str
-    command: str
-    facts: tuple[tuple[str, str], ...]
 
 
 def warnings(results: Results, groups: Sequence[Group]) -> list[str]:
@@ -74,6 +64,11 @@ def warnings(results: Results, groups: Sequence[Group]) -> list[str]:
             "The search has found a better setting than the confirmed one, but no trial has confirmed it yet: "
             f"{', '.join(stale_cells)}. The numbers are those of the earlier setting."
         )
+    if len({json.dumps(run.reference, sort_keys=True) for run in results.runs}) > 1:
+        texts.append(
+            "The runs declare different references. For each backbone and task, the reference is that of the first run "
+            "that has it."
+        )
     comparability_texts = (_different_examples_text, _different_weights_text, _different_metrics_text)
     texts += filter(None, (write_text(group) for group in groups for write_text in comparability_texts))
     run_provenances = [run.manifest.get("provenance") or {} for run in results.runs]
@@ -90,15 +85,15 @@ def _unusable_predictions_text(group: Group, has_several_groups: bool) -> str | 
     unusable = predictions.unusable_predictions([trial for cell in cells for trial in cell.confirmed_trials])
     if not unusable:
         return None
-    unusable_keys, full_cell = {entry.trial.key for entry in unusable}, full_prompt(group)
+    unusable_keys, reference = {entry.trial.key for entry in unusable}, reference_cell(group)
     affected_cells = [cell for cell in cells if any(trial.key in unusable_keys for trial in cell.confirmed_trials)]
     effects = []
     if cells_of_several_seeds := [cell for cell in affected_cells if len(cell.confirmed_trials) > 1]:
         effects.append(f"intervals come from the seeds' accuracies alone ({_labels(cells_of_several_seeds)})")
-    if full_cell and len(full_cell.confirmed_trials) > 1:
-        cells_without_test = cells if full_cell in affected_cells else affected_cells
-        if untested_cells := [cell for cell in cells_without_test if cell is not full_cell]:
-            effects.append(f"there is no test and no verdict against the full prompt ({_labels(untested_cells)})")
+    if reference and len(reference.confirmed_trials) > 1:
+        cells_without_test = cells if reference in affected_cells else affected_cells
+        if untested_cells := [cell for cell in cells_without_test if cell is not reference]:
+            effects.append(f"there is no test and no verdict against the reference ({_labels(untested_cells)})")
     if len(cells) > 1:
         effects.append("the certainty of the frontier is estimated from each cell's own interval")
     beginning = f"For {group.title}: predictions" if has_several_groups else "Predictions"
@@ -243,6 +238,7 @@ def notes(results: Results, groups: Sequence[Group]) -> Iterator[str]:
             )
         if metric_note := _selection_metric_text(group):
             yield metric_note
+        yield from surprise_texts(group)
     confirmed_cells = [(group, cell) for group in groups for cell in group.confirmed_cells]
     for group, cell in confirmed_cells:
         if cell.confirmed_configuration_count > 1:
@@ -302,49 +298,3 @@ def notes(results: Results, groups: Sequence[Group]) -> Iterator[str]:
 def caveats(groups: Sequence[Group], has_published_numbers: bool) -> tuple[str, ...]:
     """Return what to know about the published numbers, if a table shows them or a group can be compared with them."""
     return published.CAVEATS if has_published_numbers or any(comparable_points(group) for group in groups) else ()
-
-
-def _duration_text(run: Run) -> str | None:
-    """Return how long all commands of the run took together, with the prediction if there is one."""
-    prediction = run.prediction
-    if not prediction:
-        return render.duration(run.elapsed_s) if run.elapsed_s else None
-    low, high = render.duration(prediction.low_s), render.duration(prediction.high_s)
-    spent_s = (run.elapsed_s or 0.0) - prediction.elapsed_before_s
-    progress = f"took {render.duration(spent_s)}{'' if run.status == 'complete' else ' so far'}"
-    return (
-        f"predicted {low} to {high}, {progress if spent_s > 0 else 'nothing has run since'}; "
-        f"{prediction.finished_count} of {prediction.trial_count} trials were finished when it was predicted"
-    )
-
-
-def _to_the_second(iso_time: object) -> object:
-    """Return an ISO time without fractions of a second. Return anything else as it is."""
-    try:
-        return datetime.fromisoformat(str(iso_time)).isoformat(" ", "seconds")
-    except ValueError:
-        return iso_time
-
-
-def provenance(run: Run) -> Provenance:
-    manifest = run.manifest
-    source = manifest.get("provenance") or {}
-    command = manifest.get("command") or []
-    space = manifest.get("space") or {}
-    facts = {
-        "space": ", profile ".join(str(space[key]) for key in ("name", "profile") if space.get(key)),
-        "trials per cell": space.get("trials_per_cell"),
-        "confirm seeds": space.get("confirm_seeds"),
-        "started": _to_the_second(manifest.get("started_at")),
-        "updated": _to_the_second(manifest.get("updated_at")),
-        "time": _duration_text(run),
-        "commit": f"{source.get('commit') or 'unknown'}{', unclean working tree' if source.get('dirty') else ''}",
-        **{f"hardware: {key}": value for key, value in (source.get("hardware") or {}).items()},
-        **{f"version: {key}": value for key, value in (source.get("versions") or {}).items()},
-    }
-    return Provenance(
-        run=run.name,
-        status=run.status,
-        command=shlex.join(map(str, command)) if isinstance(command, list) else str(command),
-        facts=tuple((key, str(value)) for key, value in facts.items() if value not in (None, "")),
-    )

@@ -13,6 +13,7 @@ from analysis import notes, render
 from analysis.cells import Group, groups
 from analysis.headline import Headline, headline
 from analysis.load import Results
+from analysis.provenance import provenance
 from analysis.records import grouped
 from analysis.registry import PLUGIN_ERRORS, Missing, PlotSpec, TableSpec, error_line, scan
 from analysis.render import Table
@@ -53,9 +54,10 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Overview:
-    """The tables that span all tasks of one backbone, and so several sections."""
+    """What spans all tasks of one backbone, and so several sections: the answer of each section, and tables."""
 
     title: str
+    answers: tuple[str, ...]
     items: tuple[Item, ...]
 
 
@@ -88,7 +90,7 @@ def write_report(results: Results, out: Path) -> tuple[list[Section], list[str]]
         for group, suffix in zip(all_groups, suffixes, strict=True)
     ]
     overviews = [
-        _make_overview(task_groups, tables, writer, suffix)
+        _make_overview([section for section in sections if section.group in task_groups], tables, writer, suffix)
         for task_groups, suffix in zip(groups_by_backbone.values(), overview_suffixes, strict=True)
         if len(task_groups) > 1
     ]
@@ -97,14 +99,14 @@ def write_report(results: Results, out: Path) -> tuple[list[Section], list[str]]
     items = chain(*(section.items for section in sections), *(overview.items for overview in overviews))
     context = {
         "title": ", ".join(run.name for run in results.runs),
-        "overviews": [overview for overview in overviews if overview.items],
+        "overviews": overviews,
         "sections": sections,
         "warnings": [*notes.warnings(results, all_groups), *error_warnings],
         "failures": notes.failures(all_groups),
         "stuck_trials": notes.stuck_trials(all_groups),
         "notes": [*notes.notes(results, all_groups)],
         "caveats": notes.caveats(all_groups, any(item.published for item in items)),
-        "provenance": [notes.provenance(run) for run in results.runs],
+        "provenance": [provenance(run) for run in results.runs],
     }
     write_pages("report", context, out)
     return sections, errors
@@ -179,15 +181,19 @@ def _make_section(
     return Section(group=group, headline=headline(group), items=tuple(items), missing=tuple(missing_texts))
 
 
-def _make_overview(
-    task_groups: Sequence[Group], tables: dict[str, TableSpec], writer: _Writer, suffix: str
-) -> Overview:
-    """Make the tables that span these groups, which are all tasks of one backbone with one number of shots."""
-    items = [writer.make_item(spec, task_groups, suffix) for spec in tables.values() if spec.across]
-    title = f"All tasks with {task_groups[0].backbone_name}" + (
-        f" ({_shots_text(task_groups[0])})" if task_groups[0].shots else ""
+def _make_overview(sections: Sequence[Section], tables: dict[str, TableSpec], writer: _Writer, suffix: str) -> Overview:
+    """Make what spans these sections, which are all tasks of one backbone with one number of shots."""
+    groups_of_tasks = [section.group for section in sections]
+    items = [writer.make_item(spec, groups_of_tasks, suffix) for spec in tables.values() if spec.across]
+    first_group = groups_of_tasks[0]
+    title = f"All tasks with {first_group.backbone_name}" + (
+        f" ({_shots_text(first_group)})" if first_group.shots else ""
     )
-    return Overview(title=title, items=tuple(item for item in items if isinstance(item, Item)))
+    return Overview(
+        title=title,
+        answers=tuple(f"{section.group.task_title}: {section.headline.short_answer}." for section in sections),
+        items=tuple(item for item in items if isinstance(item, Item)),
+    )
 
 
 def _render_table(spec: TableSpec, info: object, stem: str) -> tuple[Item, dict[str, bytes]]:

@@ -80,7 +80,7 @@ def _run(argv: Sequence[str] | None) -> int:
     parser.add_argument("--results", default="results", help="folder or URL of all runs (default: results)")
     parser.add_argument(
         "--margin", type=_parse_margin, default=DEFAULT_MARGIN, metavar="PP",
-        help="percentage points of accuracy within which a smaller prompt is as good as the full one (default: 1); "
+        help="percentage points of accuracy within which a smaller cell is as good as the reference (default: 1); "
         "choose it before you see results",
     )  # fmt: skip
     try:

@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from analysis.methods import FULL_PROMPT
 from analysis.records import (
     check_schema,
     get_fraction,
@@ -31,6 +32,7 @@ from lopt.locations import Location, RemoteLocation, display_path, location, red
 Parsed = TypeVar("Parsed")
 # What reading a damaged file may raise.
 READ_ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError)
+_DEFAULT_REFERENCE = {"method": FULL_PROMPT}  # of a run whose manifest does not declare a reference
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
@@ -40,7 +42,10 @@ class ReportError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedCell:
-    """A cell of the space, as the manifest describes it. Length, rank and shots are None if not set."""
+    """A cell of the space, as the manifest describes it. Length, rank and shots are None if not set.
+
+    `config` holds the values that all trials of the cell share.
+    """
 
     name: str
     method: str
@@ -50,6 +55,7 @@ class PlannedCell:
     rank: int | None
     shots: int | None
     trainable_parameters: int | None
+    config: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +82,7 @@ class Run:
         audits: the step at which early stopping would have stopped each audited trial, by the trial's key.
         left_out_keys: keys of trials that the run's space no longer has. They are not counted anywhere.
         titles: titles of the tasks, by name. Runs of earlier versions have none.
+        reference: the values of fields of TrialConfig by which the space declares its reference.
         unreadable_files: damaged files beside the manifest, each as "name: reason".
     """
 
@@ -88,6 +95,7 @@ class Run:
     prediction: Prediction | None
     left_out_keys: frozenset[str]
     titles: dict[str, str]
+    reference: dict[str, Any]
     unreadable_files: tuple[str, ...]
 
     @property
@@ -204,6 +212,7 @@ def load_run(path: Location) -> Run:
             prediction=_read_optional_file(path / "probe.json", _parse_prediction, unreadable_files),
             left_out_keys=frozenset(get_texts(manifest, "left_out")),
             titles={task: get_text(titles, task) for task in titles},
+            reference=get_optional_object(space, "reference") or _DEFAULT_REFERENCE,
             unreadable_files=tuple(unreadable_files),
         )
     except READ_ERRORS as error:
@@ -253,6 +262,7 @@ def _planned_cells(space: dict[str, Any]) -> list[PlannedCell]:
             rank=get_integer(config, "rank"),
             shots=get_integer(config, "shots"),
             trainable_parameters=get_integer(cell, "trainable_parameters"),
+            config=config,
         )
         for cell, config in cells_with_configs
         if all(isinstance(config.get(name), str) for name in ("method", "backbone", "task"))

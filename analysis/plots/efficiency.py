@@ -1,8 +1,8 @@
 """What the length of a prompt costs: time and memory of a training step, and the speed of inference.
 
-Time and memory are relative to those of the shortest full prompt. Every confirmed trial is a point, so that the figure
-shows which differences are smaller than the scatter of the measured times. The paper of DePT (arXiv 2309.05173) also
-reports that a shorter prompt is cheaper to train and to use.
+Time and memory are relative to those of the reference, or of the shortest prompt if the reference is not confirmed.
+Every confirmed trial is a point, so that the figure shows which differences are smaller than the scatter of the
+measured times. The paper of DePT (arXiv 2309.05173) also reports that a shorter prompt is cheaper to train and to use.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,8 @@ from matplotlib.ticker import LogLocator
 
 from analysis import style
 from analysis.cells import Cell, Group
-from analysis.methods import FULL_PROMPT, sorted_methods
+from analysis.comparisons import reference_cell
+from analysis.methods import sorted_methods
 from analysis.records import Trial
 from analysis.registry import Missing, PlotSpec, Row
 
@@ -40,42 +41,40 @@ class Panel:
 class Info:
     group: Group
     panels: tuple[Panel, ...]
-    reference_label: str  # the label of the cell whose median is 1 in the relative panels
+    unit_label: str  # the label of the cell whose median is 1 in the relative panels
 
 
 def compute(group: Group) -> Info | Missing:
     lengths = {cell.length for cell in group.confirmed_cells if cell.length}
     if len(lengths) < 2:
         return Missing("it needs confirmed cells of two prompt lengths")
-    full_prompts = [cell for cell in group.confirmed_cells if cell.method == FULL_PROMPT]
-    reference_cell = min(full_prompts or group.confirmed_cells, key=lambda cell: (cell.length or 0, cell.name))
+    shortest_cell = min(group.confirmed_cells, key=lambda cell: (cell.length or 0, cell.name))
+    unit_cell = reference_cell(group) or shortest_cell
     candidates = (
-        _make_panel("training step, relative time", group, _step_seconds, reference_cell),
-        _make_panel("peak memory, relative", group, attrgetter("peak_memory_bytes"), reference_cell),
+        _make_panel("training step, relative time", group, _step_seconds, unit_cell),
+        _make_panel("peak memory, relative", group, attrgetter("peak_memory_bytes"), unit_cell),
         _make_panel("inference, examples/s", group, _examples_per_second, None),
     )
     panels = tuple(panel for panel in candidates if len(_lengths(panel)) > 1)
     if not panels:
         return Missing("its records hold neither the time nor the memory of trials")
-    return Info(group=group, panels=panels, reference_label=reference_cell.label)
+    return Info(group=group, panels=panels, unit_label=unit_cell.label)
 
 
 def _lengths(panel: Panel) -> set[int]:
     return {length for values_by_length in panel.values_with_length.values() for length in values_by_length}
 
 
-def _make_panel(
-    name: str, group: Group, read_value: Callable[[Trial], float | None], reference_cell: Cell | None
-) -> Panel:
+def _make_panel(name: str, group: Group, read_value: Callable[[Trial], float | None], unit_cell: Cell | None) -> Panel:
     """Return the panel of the quantity that `read_value` reads from a trial.
 
-    If `reference_cell` is given, the values are relative to the median of that cell.
+    If `unit_cell` is given, the values are relative to the median of that cell.
     """
-    reference_values = _known_values(reference_cell, read_value) if reference_cell else [1.0]
+    unit_values = _known_values(unit_cell, read_value) if unit_cell else [1.0]
     values_with_length: dict[str, dict[int, list[float]]] = {}
     values_without_length: dict[str, list[float]] = {}
-    for cell in group.confirmed_cells if reference_values else ():
-        values = [value / median(reference_values) for value in _known_values(cell, read_value)]
+    for cell in group.confirmed_cells if unit_values else ():
+        values = [value / median(unit_values) for value in _known_values(cell, read_value)]
         if cell.length and values:
             values_with_length.setdefault(cell.method, {}).setdefault(cell.length, []).extend(values)
         elif values:
@@ -154,7 +153,7 @@ def caption(info: Info) -> str:
         "solid point is the median of all trials of one method and length."
     ]
     if "relative" in panel_names:
-        sentences.append(f"In relative values, the median of {info.reference_label} is 1.")
+        sentences.append(f"In relative values, the median of {info.unit_label} is 1.")
     if any(panel.values_without_length for panel in info.panels):
         sentences.append("A dashed line is the median of a method without a prompt.")
     sentences.append(

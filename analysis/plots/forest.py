@@ -1,9 +1,9 @@
-"""Forest plot: how far each much smaller prompt is from the full one, and the margin."""
+"""Forest plot: how far each smaller cell is from the reference, and the margin."""
 
 from matplotlib.figure import Figure
 
 from analysis import style
-from analysis.comparisons import Comparison
+from analysis.comparisons import Comparison, cell_name
 from analysis.registry import Info, PlotSpec, Row
 from analysis.tables.noninferiority import compute
 
@@ -43,13 +43,13 @@ def draw(info: Info[Comparison]) -> Figure:
             xycoords=("axes fraction", "data"),
             va="center",
             fontsize=8.5,
-            color=style.INK if outcome != "inconclusive" else style.MUTED,
+            color=style.INK if outcome in ("non-inferior", "inferior") else style.MUTED,
             annotation_clip=False,
         )
     axes.set_yticks(range(len(drawn_rows)), [f"{row.cell.label}, {row.ratio:.1f}× fewer" for row in drawn_rows])
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("test accuracy minus that of the full prompt, percentage points")
+    axes.set_xlabel("test accuracy minus that of the reference, percentage points")
     axes.annotate(
         f"margin: −{margin_pp:g}",
         (-margin_pp, 1.0),
@@ -64,18 +64,18 @@ def draw(info: Info[Comparison]) -> Figure:
 
 
 def caption(info: Info[Comparison]) -> str:
-    full_cell = info.rows[0].full_cell
     text = (
-        f"Prompts with far fewer parameters, compared with the full prompt ({full_cell.label}) on {info.group.title}. "
-        "Each point is the difference in test accuracy on the same examples; the bar is its 95 % interval over seeds "
-        "and examples. In the shaded area a prompt is worse than the full one by more than the margin. A bar outside "
-        "this area suggests that the prompt is as good. The verdicts at the right are corrected for the number of "
-        "tests by Holm's method, so a prompt can be inconclusive although its bar is outside the shaded area."
+        f"Cells with fewer parameters than the reference, {cell_name(info.rows[0].reference)}, compared with it on "
+        f"{info.group.title}. Each point is the difference in test accuracy on the same examples; the bar is its 95 % "
+        "interval over seeds and examples. In the shaded area a cell is worse than the reference by more than the "
+        "margin. A bar outside this area suggests that the cell is as good. The verdicts at the right are corrected "
+        "for the number of tests by Holm's method, so a cell can be without a verdict although its bar is outside the "
+        "shaded area."
     )
     if len(info.rows) > _MOST_ROWS:
         text += (
-            f" Of {len(info.rows)} smaller prompts, the figure shows the {_MOST_ROWS} that come closest to being as "
-            'good. The table "As good as the full prompt?" shows all of them.'
+            f" Of {len(info.rows)} smaller cells, the figure shows the {_MOST_ROWS} that come closest to being as "
+            'good. The table "As good as the reference?" shows all of them.'
         )
     return text
 
@@ -99,5 +99,5 @@ def data(info: Info[Comparison]) -> list[Row]:
 
 
 SPEC = PlotSpec(
-    name="forest", title="How far from the full prompt", info=compute, draw=draw, caption=caption, data=data, place=40
+    name="forest", title="How far from the reference", info=compute, draw=draw, caption=caption, data=data, place=40
 )

@@ -2,10 +2,12 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from analysis import published, style
 from analysis.cells import Group
@@ -19,6 +21,7 @@ from analysis.stats import Estimate, intervals_note
 
 _MOST_LABELS = 16  # if there are more points, only those on the frontier are labelled
 _LEAST_DISTANCE_PT = 2.5  # from one point to the next, if their parameter counts are nearly equal: under half a marker
+_ZERO_ROOM = 0.08  # the width between zero parameters and the other part of the axis, as a share of that part
 _LEGEND_PT = 470.0  # the width of the legend
 
 
@@ -36,6 +39,7 @@ class Info:
     group: Group
     points: tuple[Point, ...]
     published: tuple[published.Point, ...]
+    no_prompt: float | None  # the accuracy (a fraction) without a prompt, which is a point of zero parameters
 
 
 def compute(group: Group) -> Info | Missing:
@@ -49,6 +53,7 @@ def compute(group: Group) -> Info | Missing:
     frontier_indices = set(
         pareto_indices([(parameters, accuracy.mean) for _, accuracy, parameters in cells_with_results])
     )
+    frontier_indices = {i for i in frontier_indices if group.is_above_no_prompt(cells_with_results[i][0])}
     points = tuple(
         Point(
             parameters=parameters,
@@ -60,7 +65,7 @@ def compute(group: Group) -> Info | Missing:
         )
         for i, (cell, accuracy, parameters) in enumerate(cells_with_results)
     )
-    return Info(group=group, points=points, published=comparable_points(group))
+    return Info(group=group, points=points, published=comparable_points(group), no_prompt=group.zero_shot_accuracy)
 
 
 def _baselines(info: Info) -> list[tuple[float, str]]:
@@ -107,10 +112,17 @@ def draw(info: Info) -> Figure:
     # If the counts span a wide range, the first labels need more room on their left.
     left_room = 0.06 if size_ratio < 1000 else 0.2
     right_room = 0.15 if max(len(point.label) for point in info.points) < 9 else 0.26  # room for the last labels
-    style.log2_axis(lower_axes, fewest_parameters / size_ratio**left_room, most_parameters * size_ratio**right_room)
+    left_end = fewest_parameters / size_ratio**left_room
+    style.log2_axis(lower_axes, left_end, most_parameters * size_ratio**right_room)
+    if info.no_prompt is not None:
+        left_end /= size_ratio**_ZERO_ROOM
+        _add_zero(lower_axes, left_end)
     labels = Labels(axes)
+    lower_labels = Labels(lower_axes) if is_broken else labels
     _draw_points(axes, info, labels)
-    (Labels(lower_axes) if is_broken else labels).draw_levels(baselines)
+    for panel, panel_labels in {axes: labels, lower_axes: lower_labels}.items():
+        _draw_frontier(panel, info, panel_labels, left_end)
+    lower_labels.draw_levels(baselines)
     _label_points(info, labels)
     axes.legend(
         handles=handles,
@@ -138,15 +150,38 @@ def _draw_points(axes: Axes, info: Info, labels: Labels) -> None:
         position = published_point.trainable_parameters, published_point.accuracy_percent
         axes.plot(*position, marker, mfc="none", mec=colour, mew=1.2, markersize=7.5, zorder=6.5)
         labels.keep_off([position], MARKER_COST)
-    points_on_frontier = [point for point in info.points if point.is_on_frontier]
-    frontier_points = sorted((float(point.parameters), 100 * point.accuracy.mean) for point in points_on_frontier)
-    corners = [frontier_points[0]]
-    for size, accuracy in [*frontier_points[1:], (axes.get_xlim()[1], frontier_points[-1][1])]:
+
+
+def _draw_frontier(axes: Axes, info: Info, labels: Labels, zero_x: float) -> None:
+    """Draw the frontier, which begins at "no prompt" if that is known, and the point of "no prompt" at `zero_x`."""
+    points = [(float(point.parameters), 100 * point.accuracy.mean) for point in info.points if point.is_on_frontier]
+    if info.no_prompt is not None:
+        points.append((zero_x, 100 * info.no_prompt))
+        if axes.get_ylim()[0] <= 100 * info.no_prompt <= axes.get_ylim()[1]:  # else it is in the other panel
+            marker: dict[str, Any] = {"markersize": 7.5, "mec": style.PAPER, "mew": 0.7, "zorder": 7, "clip_on": False}
+            axes.plot(*points[-1], "X", color=style.INK, **marker)
+            labels.keep_off([points[-1]], MARKER_COST)
+    points.sort()
+    corners = [points[0]]
+    for size, accuracy in [*points[1:], (axes.get_xlim()[1], points[-1][1])]:
         corners += [(size, corners[-1][1]), (size, accuracy)]
     axes.plot(
         *zip(*corners, strict=True), color=style.INK, linewidth=3.2, alpha=0.22, zorder=2, solid_joinstyle="miter"
     )
     labels.keep_off_line(corners, LINE_COST)
+
+
+def _add_zero(axes: Axes, x: float) -> None:
+    """Extend a logarithmic x axis to the left up to `x`, with the tick 0 there and a break beside it."""
+    old_left, right = axes.get_xlim()
+    ticks = [tick for tick in axes.xaxis.get_majorticklocs() if old_left <= tick <= right]
+    format_tick = axes.xaxis.get_major_formatter()
+    axes.set_xlim(x, right)
+    axes.xaxis.set_major_locator(FixedLocator([x, *ticks]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, i: "0" if value == x else format_tick(value, i)))
+    slash: dict[str, Any] = {"marker": [(-0.5, -1), (0.5, 1)], "markersize": 8, "linestyle": "none"}
+    axes.plot([math.sqrt(x * old_left)], [0], transform=axes.get_xaxis_transform(), color=style.MUTED, clip_on=False,
+              **slash)  # fmt: skip
 
 
 def _spread_points(axes: Axes, info: Info) -> list[float]:
@@ -174,6 +209,8 @@ def _legend_handles(info: Info) -> list[Line2D]:
     other_methods = sorted_methods(point.method for point in info.published if point.method not in our_methods)
     handles = style.method_handles(our_methods)
     handles.append(Line2D([], [], color=style.INK, linewidth=3.2, alpha=0.22, label="frontier"))
+    if info.no_prompt is not None:
+        handles.append(Line2D([], [], color=style.INK, marker="X", linestyle="", label="no prompt"))
     if info.published:
         hollow_handle = Line2D(
             [], [], color=style.INK, marker="o", mfc="none", linestyle="", label="published (hollow)"
@@ -195,6 +232,11 @@ def caption(info: Info) -> str:
     ]
     if _baselines(info):
         sentences.append("The dashed lines are baselines, which need no training.")
+    if info.no_prompt is not None:
+        sentences.append(
+            "The model without a prompt is a point of zero parameters, at the left end of the x axis, which is broken "
+            "beside it. A cell whose mean accuracy is not above it is not on the frontier."
+        )
     if _is_broken(info):
         sentences.append("The y axis is broken: it leaves out the accuracies between these lines and the points.")
     if info.published:
@@ -217,7 +259,11 @@ def data(info: Info) -> list[Row]:
         | {"parameters": point.trainable_parameters, "test_percent": point.accuracy_percent}
         for point in info.published
     ]
-    return [*our_rows, *their_rows]
+    no_prompt_rows: list[Row] = []
+    if info.no_prompt is not None:
+        no_prompt = {"source": "this run", "cell": "no prompt", "parameters": 0, "test_percent": 100 * info.no_prompt}
+        no_prompt_rows.append({**no_prompt, "on_frontier": True})
+    return [*our_rows, *no_prompt_rows, *their_rows]
 
 
 SPEC = PlotSpec(

@@ -1,4 +1,4 @@
-"""Accuracy against rank: one panel for each method, one line for each prompt length, and the full prompt."""
+"""Accuracy against rank: one panel for each method, one line for each prompt length, and the reference."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import style
-from analysis.cells import Group
-from analysis.comparisons import full_prompt
+from analysis.cells import Cell, Group
+from analysis.comparisons import cell_name, reference_cell
 from analysis.labels import LINE_COST, MARKER_COST, Labels
 from analysis.methods import FULL_PROMPT, method_label, sorted_methods
 from analysis.registry import Missing, PlotSpec, Row
@@ -27,8 +27,7 @@ class Line:
 class Info:
     group: Group
     lines: tuple[Line, ...]
-    full_accuracy: Estimate | None  # the accuracy of the full prompt
-    full_shape_text: str  # the length of the full prompt, such as "n=10"
+    reference: Cell | None
     left_out_methods: tuple[str, ...]  # the methods that have a single rank at each length
 
 
@@ -53,14 +52,16 @@ def compute(group: Group) -> Info | Missing:
         )
         if method in methods_with_several_ranks
     )
-    full_cell = full_prompt(group)
     return Info(
         group=group,
         lines=lines,
-        full_accuracy=full_cell.accuracy if full_cell else None,
-        full_shape_text=full_cell.shape_text if full_cell else "",
+        reference=reference_cell(group),
         left_out_methods=tuple(sorted({method for method, _ in accuracies_by_line} - methods_with_several_ranks)),
     )
+
+
+def _reference_accuracy(info: Info) -> Estimate | None:
+    return info.reference.accuracy if info.reference else None
 
 
 @style.in_style
@@ -75,8 +76,8 @@ def draw(info: Info) -> Figure:
         ranks = sorted({rank for line in lines for rank, _ in line.points})
         style.log2_axis(axes, ranks[0] / 1.25, ranks[-1] * 1.25, ranks)
         axes.set_xlabel("rank r")
-        if full_accuracy := info.full_accuracy:
-            axes.axhspan(100 * full_accuracy.low, 100 * full_accuracy.high, color=style.MUTED, alpha=0.12, linewidth=0)
+        if accuracy := _reference_accuracy(info):
+            axes.axhspan(100 * accuracy.low, 100 * accuracy.high, color=style.MUTED, alpha=0.12, linewidth=0)
         _draw_lines(axes, lines, styles)
     style.set_y_label(panels, "test accuracy, %")
     for axes, method in zip(panels, methods, strict=True):  # the shared y axis now has its final limits
@@ -85,15 +86,16 @@ def draw(info: Info) -> Figure:
 
 
 def _label_lines(axes: Axes, lines: Sequence[Line], info: Info, styles: Mapping[int | None, tuple[str, str]]) -> None:
-    """Name the full prompt's level, and each line at its right end."""
-    if info.full_accuracy is not None:
+    """Name the reference's level, and each line at its right end."""
+    if info.reference and info.reference.accuracy:
         labels = Labels(axes)
         for line in lines:
             labels.keep_off_line([(rank, 100 * accuracy.mean) for rank, accuracy in line.points], LINE_COST)
         for x, accuracy in _positions(lines):
             labels.keep_off([(x, 100 * accuracy.mean)], MARKER_COST)
             labels.keep_off_line([(x, 100 * accuracy.low), (x, 100 * accuracy.high)], LINE_COST)
-        labels.draw_level(100 * info.full_accuracy.mean, f"full prompt {info.full_shape_text}")
+        name = "full prompt" if info.reference.method == FULL_PROMPT else method_label(info.reference.method)
+        labels.draw_level(100 * info.reference.accuracy.mean, f"{name} {info.reference.shape_text}".rstrip())
     last_points = [(*line.points[-1], line.length) for line in lines]
     end_labels = (
         (rank * 1.03, 100 * accuracy.mean, "" if length is None else f"n={length}", styles[length][0])
@@ -127,7 +129,8 @@ def _draw_lines(axes: Axes, lines: Sequence[Line], styles: Mapping[int | None, t
 
 def caption(info: Info) -> str:
     estimates = [accuracy for line in info.lines for _, accuracy in line.points]
-    estimates += [info.full_accuracy] if info.full_accuracy else []
+    if accuracy := _reference_accuracy(info):
+        estimates.append(accuracy)
     sentences = [
         f"Test accuracy against rank on {info.group.title}, with one line for each prompt length n. Each point is the "
         "mean over a cell's N confirmed seeds; the bar is its 95 % interval.",
@@ -136,8 +139,10 @@ def caption(info: Info) -> str:
     if info.left_out_methods:
         methods = ", ".join(map(method_label, info.left_out_methods))
         sentences.append(f"Methods with a single rank at each length are left out: {methods}.")
-    if info.full_accuracy:
-        sentences.append("The dashed line is the full prompt, and the grey band is its interval.")
+    if info.reference:
+        sentences.append(
+            f"The dashed line is the reference, {cell_name(info.reference)}, and the grey band is its interval."
+        )
     return " ".join(sentences)
 
 
@@ -147,8 +152,9 @@ def data(info: Info) -> list[Row]:
         for line in info.lines
         for rank, accuracy in line.points
     ]
-    if info.full_accuracy:
-        rows.append({"method": FULL_PROMPT, "cell": info.full_shape_text, **data_columns(info.full_accuracy)})
+    if info.reference and info.reference.accuracy:
+        reference = {"method": info.reference.method, "cell": info.reference.shape_text}
+        rows.append({**reference, **data_columns(info.reference.accuracy)})
     return rows
 
 

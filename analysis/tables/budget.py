@@ -21,12 +21,15 @@ class Row:
 
 
 def compute(group: Group) -> Info[Row] | Missing:
-    parameter_counts = [cell.trainable_parameters or 0 for cell in group.confirmed_cells]
-    if not parameter_counts:
+    cells = [cell for cell in group.confirmed_cells if group.is_above_no_prompt(cell)]
+    if not group.confirmed_cells:
         return Missing("no trial is confirmed yet, so there is nothing to recommend")
+    if not cells:
+        return Missing("no confirmed cell is above the accuracy without a prompt")
+    parameter_counts = [cell.trainable_parameters or 0 for cell in cells]
     rows: list[Row] = []
     for budget in round_budgets(min(parameter_counts), max(parameter_counts)):
-        cell = best_within(group.confirmed_cells, budget)
+        cell = best_within(cells, budget)
         trial = cell.best_trial if cell else None
         if cell is None or trial is None or (rows and rows[-1].cell is cell):
             continue  # a larger budget that leads to the same cell needs no row
@@ -61,8 +64,9 @@ def render(info: Info[Row]) -> Table:
             Column(title="load it with", align="left", code=True, text=lambda row: row.load_line),
         ),
         notes=(
-            "The cell and its seed are chosen by held-out accuracy, never by test accuracy. A larger budget that leads "
-            "to the same cell has no row.",
+            "The cell and its seed are chosen by held-out accuracy, not by test accuracy. A cell whose mean test "
+            "accuracy is not above that without a prompt is not considered. A larger budget that leads to the same "
+            "cell has no row.",
             intervals_note([row.cell.accuracy for row in info.rows if row.cell.accuracy]),
             f"These trials have no folder in artifacts/, so their lines load nothing: {missing_keys}."
             if missing_keys

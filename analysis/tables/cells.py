@@ -2,12 +2,23 @@
 
 from analysis.cells import Cell, Group
 from analysis.methods import method_label
+from analysis.optimism import optimism
 from analysis.registry import Info, Missing, TableSpec
-from analysis.render import Column, Table, accuracy_column, count, interval, number, parameters_column, percent
+from analysis.render import (
+    INTERVAL_TITLE,
+    Column,
+    Table,
+    accuracy_column,
+    count,
+    interval,
+    number,
+    parameters_column,
+    percent,
+)
 from analysis.stats import BOLD_NOTE, clear_best_index, intervals_note
 
 _STATUSES = ("complete", "stopped", "diverged", "failed")
-_LARGE_FALL = 0.1  # a note names each cell whose held-out accuracy with fresh seeds is lower by more than this
+_LARGE_CHANGE = 0.1  # a note names each cell whose held-out accuracy with fresh seeds differs by more than this
 _ACCURACY_COLUMN = 8  # the index of the column with test accuracies
 
 
@@ -22,8 +33,10 @@ def render(info: Info[Cell]) -> Table:
         "/ diverged / failed. The best search trial is shown with its held-out accuracy. Learning rate and held-out "
         "accuracy are those of the confirmed configuration, and the accuracy is the mean over its seeds. If a cell is "
         "not confirmed, they are those of its best search trial.",
-        "Optimism is held-out accuracy minus test accuracy, both of the same seeds. The best step and learning rate "
-        "are chosen by held-out accuracy, so this is too high. It is shown for comparison and is not a result.",
+        "Optimism is held-out accuracy minus test accuracy, both of the same seeds, with its 95 % interval. The best "
+        "step and learning rate are chosen by held-out accuracy, so this is a little too high. It is shown for "
+        "comparison and is not a result. The interval includes the choice of both sets of examples, and with two seeds "
+        "or more the variation between seeds (a t interval that contains Newcombe's interval).",
         intervals_note([cell.accuracy for cell in info.rows if cell.accuracy]),
     ]
     bold_row = clear_best_index([cell.accuracy for cell in info.rows])
@@ -38,16 +51,17 @@ def render(info: Info[Cell]) -> Table:
             "In these cells some seeds did not finish their confirm trials, so the mean is over the others: "
             f"{', '.join(lost_seed_texts)}."
         )
-    fallen_cell_texts = [
-        f"{cell.label} (from {percent(cell.best_search_score)} % to {percent(cell.selection_score)} %)"
-        for cell in info.rows
-        if cell.accuracy and (cell.best_search_score or 0.0) - (cell.selection_score or 0.0) > _LARGE_FALL
-    ]
-    if fallen_cell_texts:
-        notes.append(
-            "With fresh seeds, the held-out accuracy of these search winners fell by more than "
-            f"{100 * _LARGE_FALL:.0f} percentage points: {', '.join(fallen_cell_texts)}."
-        )
+    for verb, sign in (("fell", -1), ("rose", 1)):
+        changed_cell_texts = [
+            f"{cell.label} (from {percent(cell.best_search_score)} % to {percent(cell.selection_score)} %)"
+            for cell in info.rows
+            if cell.accuracy and sign * _change_with_fresh_seeds(cell) > _LARGE_CHANGE
+        ]
+        if changed_cell_texts:
+            notes.append(
+                f"With fresh seeds, the held-out accuracy of these search winners {verb} by more than "
+                f"{100 * _LARGE_CHANGE:.0f} percentage points: {', '.join(changed_cell_texts)}."
+            )
     return Table.from_rows(
         info.rows,
         caption=f"All cells: {info.group.title}",
@@ -71,17 +85,26 @@ def render(info: Info[Cell]) -> Table:
                 title="held-out accuracy, %", csv_name="selection %", text=lambda cell: percent(cell.selection_score)
             ),
             accuracy_column(lambda cell: interval(cell.accuracy, cell.missing_accuracy_text)),
-            Column(title="optimism, percentage points", csv_name="optimism, pp", text=_format_optimism),
+            Column(
+                title=f"optimism, percentage points {INTERVAL_TITLE}",
+                csv_name="optimism, pp [95 % CI]",
+                text=_format_optimism,
+            ),
         ),
         notes=tuple(notes),
         bold=frozenset() if bold_row is None else frozenset({(bold_row, _ACCURACY_COLUMN)}),
     )
 
 
+def _change_with_fresh_seeds(cell: Cell) -> float:
+    """Return the mean held-out score of the confirmed seeds minus that of the search winner; 0 if one is not known."""
+    winner_score, score = cell.best_search_score, cell.selection_score
+    return 0.0 if winner_score is None or score is None else score - winner_score
+
+
 def _format_optimism(cell: Cell) -> str:
-    if cell.accuracy is None or cell.selection_accuracy is None:
-        return "–"
-    return f"{100 * (cell.selection_accuracy - cell.accuracy.mean):+z.1f}"
+    difference = optimism(cell)
+    return "–" if difference is None else str(difference)
 
 
 SPEC = TableSpec(name="cells", title="All cells", info=compute, render=render, place=130)

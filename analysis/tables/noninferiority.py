@@ -1,7 +1,8 @@
-"""Whether prompts with at least five times fewer parameters are as good as the full prompt, within the margin."""
+"""Whether cells with fewer trainable parameters are as good as the reference, within the margin."""
 
 from analysis.cells import Group
-from analysis.comparisons import MIN_RATIO, Comparison, comparisons
+from analysis.comparisons import Comparison, cell_name, comparisons, declared_text
+from analysis.recommendation import LEVEL
 from analysis.registry import Info, Missing, TableSpec
 from analysis.render import INTERVAL_TITLE, Column, Table, count, percent
 
@@ -12,13 +13,20 @@ def compute(group: Group) -> Info[Comparison] | Missing:
 
 
 def render(info: Info[Comparison]) -> Table:
-    full_cell, margin_pp = info.rows[0].full_cell, 100 * info.group.margin
+    reference, margin_pp, level = info.rows[0].reference, 100 * info.group.margin, f"{100 * LEVEL:g} %"
     margin_text = f"{margin_pp:g} percentage point{'s' * (margin_pp != 1)}"
+    cell_count = len(info.rows)
+    correction_text = (
+        f"Holm's method corrects the p values of each kind for {cell_count} cells. So the chance that any verdict in "
+        "this table is wrong is at most "
+        if cell_count > 1
+        else "So the chance that the verdict is wrong is at most "
+    )
     return Table.from_rows(
         info.rows,
-        caption=f"As good as the full prompt, within {margin_text}? {info.group.title}",
+        caption=f"As good as the reference within {margin_text}? {info.group.title}",
         columns=(
-            Column(title="smaller prompt", align="left", text=lambda row: row.cell.label),
+            Column(title="smaller cell", align="left", text=lambda row: row.cell.label),
             Column(title="parameters", csv_name="params", text=lambda row: count(row.cell.trainable_parameters)),
             Column(title="fewer", text=lambda row: f"{row.ratio:.1f}×"),
             Column(
@@ -36,16 +44,16 @@ def render(info: Info[Comparison]) -> Table:
             Column(title="verdict", align="left", text=lambda row: str(row.verdict)),
         ),
         notes=(
-            f"The full prompt is {full_cell.label} ({count(full_cell.trainable_parameters)} parameters, test accuracy "
-            f"{percent(full_cell.accuracy.mean if full_cell.accuracy else None)} %). The difference is the test "
-            "accuracy of the smaller prompt minus that of the full one, in percentage points (pp), on the same "
-            "examples. Seeds are those of the smaller prompt, then of the full one. The table shows cells with at "
-            f"least {MIN_RATIO} times fewer parameters.",
-            "A smaller prompt is non-inferior if a test shows, at the 5 % level, that it is worse by less than "
-            f"{margin_text}. It is inferior if a test shows that it is worse by more. Each of the two tests has its "
-            "own p value. They are one-sided t tests over seeds and examples, and Holm's method corrects their p "
-            f"values for {len(info.rows)} prompt{'s' * (len(info.rows) > 1)}. Choose the margin (--margin) before you "
-            "see the results.",
+            f"The reference is {cell_name(reference)}, with a test accuracy of "
+            f"{percent(reference.accuracy.mean if reference.accuracy else None)} %. The space declares it "
+            f"({declared_text(info.group)}); of several such cells it is the one with the most trainable parameters. "
+            "The table shows the confirmed cells with fewer parameters that have two seeds or more, and predictions of "
+            "the same test examples. The difference is the test accuracy of the smaller cell minus that of the "
+            "reference, in percentage points (pp). Seeds are those of the smaller cell, then of the reference.",
+            f"A smaller cell is non-inferior if a test shows that it is worse by less than {margin_text}. It is "
+            "inferior if a test shows that it is worse by more. Otherwise it is undecided. Each of the two tests has "
+            "its own p value. They are one-sided t tests over seeds and examples, and each kind of test has a level of "
+            f"{level}. {correction_text}{200 * LEVEL:g} %. Choose the margin (--margin) before you see the results.",
         ),
     )
 
@@ -59,4 +67,4 @@ def _format_p(p_value: float) -> str:
     return "< 0.001" if p_value < 0.001 else "> 0.99" if p_value > 0.99 else f"{p_value:.3f}"
 
 
-SPEC = TableSpec(name="noninferiority", title="As good as the full prompt?", info=compute, render=render, place=50)
+SPEC = TableSpec(name="noninferiority", title="As good as the reference?", info=compute, render=render, place=50)

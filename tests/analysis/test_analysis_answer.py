@@ -1,46 +1,116 @@
 """The answer at the top of a report."""
 
+import json
+
+import pytest
+
 from analysis.cells import groups
+from analysis.comparisons import pending_reference, reference_cell
 from analysis.headline import headline
 from analysis.load import load
+from tests.analysis.known_sweeps import REFERENCE, lopt_cells, write_known_run
+
+FIRST, SECOND = lopt_cells(1, 2)
 
 
-def test_the_answer_says_so_if_no_smaller_prompt_is_enough(store):
-    run = store(cells=[("prompt_tuning", 10, None), ("lopt1", 10, 1), ("lopt2", 10, 5)])
-    for seed in range(3):
-        run.confirm("prompt_tuning", 10, None, 0.9, config__seed=seed)
-        run.confirm("lopt1", 10, 1, 0.7, config__seed=seed)
-        run.confirm("lopt2", 10, 4, 0.8, config__seed=seed)
-    (group,) = groups(load([run.write()]))
-    answer = headline(group).answer
-    assert "no smaller prompt comes within 1 pp of full prompt tuning on the held-out data. The closest is LoPT-2" in (
-        answer
+def only_group(path, **options):
+    (group,) = groups(load([path], **options))
+    return group
+
+
+def declare(path, reference):
+    """Write the reference into the manifest of a run."""
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["space"]["reference"] = reference
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    return path
+
+
+def test_the_smallest_cell_that_is_shown_to_be_as_good_is_recommended(store):
+    path = write_known_run(store, {REFERENCE: 0.85, FIRST: 0.80, SECOND: 0.85}, n=20_000)
+    result = headline(only_group(path))
+    assert result.recommendation.cell.rank == 2
+    assert result.answer.startswith(
+        "On movie_snippets with SmolLM2-135M-Instruct, LoPT-1 n=10 r=2 (1,172 parameters) is shown to be as good as "
+        "the reference, full prompt tuning (n = 10, 5,760 parameters), within 1 pp. It reaches "
     )
-    assert "LoPT-2 n=10 r=4 (4,608 parameters). It reaches 80.0 % on the test examples, 10.0 pp below" in answer
-    assert "with 1.2× fewer parameters" in answer
+    assert result.answer.endswith("It trains 4.9 times fewer parameters.")
+    details = " ".join(result.details)
+    assert "Shown to be worse than the reference by more than 1 pp: LoPT-1 n=10 r=1 (−5" in details
+    assert "So the chance that any of these verdicts is wrong is at most 5 %." in details
+
+
+def test_a_worse_cell_is_not_recommended_although_its_held_out_score_is_higher(store):
+    path = write_known_run(store, {REFERENCE: 0.85, FIRST: 0.80}, held_out={REFERENCE: 0.8, FIRST: 0.9})
+    result = headline(only_group(path))
+    assert result.recommendation.cell.method == "prompt_tuning"
+    assert "the only smaller cell is shown to be worse than the reference" in result.answer
+    assert "The recommendation is the reference, which reaches 8" in result.answer
 
 
 def test_the_answer_uses_the_declared_margin(store):
-    run = store(cells=[])
-    run.confirm("prompt_tuning", 10, None, 0.90)
-    run.confirm("lopt1", 10, 1, 0.86)
-    path = run.write()
-    with_margin = headline(groups(load([path], margin=0.05))[0])
-    assert "no smaller prompt" not in with_margin.answer
-    assert any("within 5 pp" in detail for detail in with_margin.details)
-    assert "no smaller prompt comes within 1 pp" in headline(groups(load([path]))[0]).answer
-    examples = "128 held-out training examples, each of which counts for 0.78 pp"
-    assert any(examples in detail for detail in with_margin.details)
+    path = write_known_run(store, {REFERENCE: 0.85, FIRST: 0.82})
+    assert "as good as the reference, full prompt tuning (n = 10, 5,760 parameters), within 5 pp" in (
+        headline(only_group(path, margin=0.05)).answer
+    )
+    result = headline(only_group(path))
+    assert "by more than 1 pp" in result.answer
+    assert any("128 held-out training examples, each of which counts for 0.78 pp" in text for text in result.details)
 
 
-def test_a_cell_larger_than_the_full_prompt_is_not_called_the_smallest_that_is_enough(store):
-    """No smaller cell is confirmed, and the best cell is the larger one."""
-    run = store(cells=[("prompt_tuning", 10, None), ("dept", 20, 5)])
-    for seed in range(3):
-        run.confirm("prompt_tuning", 10, None, 0.8, config__seed=seed)
-        run.confirm("dept", 20, 5, 0.9, config__seed=seed)
-    (group,) = groups(load([run.write()]))
-    details = " ".join(headline(group).details)
-    assert "no smaller cell is confirmed" in headline(group).answer
-    assert "smallest cell" not in details
-    assert "DePT n=20 r=5 was chosen on" in details and "There, it is the best cell." in details
+def test_a_cell_larger_than_the_reference_is_not_tested(store):
+    path = write_known_run(store, {REFERENCE: 0.8, ("dept", 20, 5): 0.9}, n=1000)
+    result = headline(only_group(path))
+    assert "no confirmed cell has fewer parameters than the reference" in result.answer
+    assert "The best cell on the held-out data is DePT n=20 r=5" in " ".join(result.details)
+    assert not result.recommendation.tested
+
+
+def test_the_reference_is_the_declared_cell_and_otherwise_the_longest_prompt(store):
+    longest = ("prompt_tuning", 20, None)
+    path = write_known_run(store, {REFERENCE: 0.85, longest: 0.84, FIRST: 0.85}, n=600, held_out={REFERENCE: 0.9})
+    assert reference_cell(only_group(path)).length == 20, "its accuracy does not matter"
+    assert reference_cell(only_group(declare(path, {"method": "prompt_tuning", "length": 10}))).length == 10
+    assert reference_cell(only_group(declare(path, {"method": "lopt1"}))).label == "LoPT-1 n=10 r=1"
+    group = only_group(declare(path, {"method": "prompt_tuning", "length": 11}))
+    assert reference_cell(group) is None
+    assert "because no cell is the reference that the space declares (Prompt tuning with length = 11)" in (
+        headline(group).answer
+    )
+
+
+def test_any_field_of_a_trial_can_declare_the_reference(store):
+    """The fields that the report does not flatten into its own trials count, too."""
+    path = write_known_run(store, {REFERENCE: 0.85, FIRST: 0.85}, n=600)
+    assert reference_cell(only_group(declare(path, {"optimizer": "adafactor"}))).label == "Prompt tuning n=10"
+    assert reference_cell(only_group(declare(path, {"optimizer": "adamw"}))) is None
+    assert reference_cell(only_group(declare(path, {"dropout": 0.0}))) is not None, "records without it have 0"
+
+
+def test_a_reference_that_is_not_confirmed_yet_leaves_no_answer(store):
+    """A shorter prompt that is confirmed does not take its place."""
+    run = store(cells=[REFERENCE, ("prompt_tuning", 20, None), FIRST])
+    for cell in (REFERENCE, FIRST):
+        run.confirm(*cell, 0.8)
+    group = only_group(run.write())
+    assert reference_cell(group) is None and pending_reference(group).length == 20
+    answer = headline(group).answer
+    assert (
+        "there is no answer yet, because the reference, full prompt tuning (n = 20, 11,520 parameters), is planned "
+        "but not confirmed. The best cell on the held-out data is"
+    ) in answer
+
+
+def test_smaller_cells_that_are_planned_but_not_confirmed_are_named(store):
+    path = write_known_run(store, {REFERENCE: 0.85, FIRST: 0.85}, n=600)
+    manifest = json.loads((path / "manifest.json").read_text())
+    cell = {"name": "lopt1 n=10 r=5", "config": {"method": "lopt1", "length": 10, "rank": 5}}
+    manifest["space"]["cells"].append(cell | {"trainable_parameters": 2930})
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    assert "Not known, because planned but not confirmed: LoPT-1 n=10 r=5." in headline(only_group(path)).details
+
+
+def test_a_damaged_reference_is_named(store):
+    path = declare(write_known_run(store, {REFERENCE: 0.85, FIRST: 0.85}, n=100), 5)
+    with pytest.raises(ValueError, match="`reference` is"):
+        load([path])

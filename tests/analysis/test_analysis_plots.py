@@ -156,7 +156,7 @@ def test_spread_moves_positions_apart_and_keeps_their_order(positions, gap):
     assert sum(moved) == pytest.approx(sum(positions), abs=1e-3)
 
 
-def test_the_efficiency_figure_shows_values_relative_to_the_full_prompt(store):
+def test_the_efficiency_figure_shows_values_relative_to_the_reference(store):
     run = store(cells=[("prompt_tuning", 10, None), ("lopt1", 20, 1), ("lora", None, 8)])
     run.confirm("prompt_tuning", 10, None, 0.8, train_time_s=50.0, test_time_s=6.0, peak_memory_bytes=1000)
     run.confirm("lopt1", 20, 1, 0.8, train_time_s=90.0, test_time_s=12.0, config__seed=1)
@@ -328,6 +328,9 @@ def test_the_audit_figure_shows_who_passes_and_which_winner_would_be_lost(store)
 
 def test_a_figures_data_are_its_points(full):
     rows = PLOTS["pareto"].data(PLOTS["pareto"].info(full))
-    for cell, row in zip(full.confirmed_cells, [row for row in rows if row["source"] == "this run"], strict=True):
+    *cell_rows, no_prompt_row = [row for row in rows if row["source"] == "this run"]
+    assert (no_prompt_row["cell"], no_prompt_row["parameters"]) == ("no prompt", 0)
+    assert no_prompt_row["test_percent"] == pytest.approx(58.0)
+    for cell, row in zip(full.confirmed_cells, cell_rows, strict=True):
         assert (row["parameters"], row["seeds"]) == (cell.trainable_parameters, 3)
         assert row["low_percent"] < row["test_percent"] == 100 * cell.accuracy.mean < row["high_percent"]

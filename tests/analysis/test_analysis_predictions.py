@@ -92,7 +92,7 @@ def test_a_file_that_cannot_be_used_is_named_with_its_effect(run, damage):
     assert warning.startswith(f"Predictions that cannot be used: {run.name}/predictions/{file.name} (")
     assert reason in warning
     assert "come from the seeds' accuracies alone (LoPT-1 n=10 r=1)" in warning
-    assert "no verdict against the full prompt (LoPT-1 n=10 r=1)" in warning
+    assert "no verdict against the reference (LoPT-1 n=10 r=1)" in warning
     (group,) = groups(load([run]))
     assert group.find("lopt1", 10, 1).accuracy.seeds == 3
 
@@ -119,10 +119,10 @@ def test_each_file_is_named(run):
     assert warning.count(".parquet") == 4
 
 
-def test_without_the_full_prompts_file_there_is_no_verdict_at_all(run):
+def test_without_the_references_file_there_is_no_verdict_at_all(run):
     prediction_files(run, None)[0].unlink()
     (warning,) = prediction_warnings(run)
-    assert "against the full prompt (LoPT-1 n=10 r=1, LoPT-1 n=10 r=2)" in warning
+    assert "against the reference (LoPT-1 n=10 r=1, LoPT-1 n=10 r=2)" in warning
 
 
 def test_a_folder_that_is_missing_is_named_once(run):

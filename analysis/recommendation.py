@@ -1,0 +1,122 @@
+"""What to use: the smallest cell that is shown to be as good as the reference, or what there is in place of one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from analysis.cells import Cell, Group
+from analysis.comparisons import Comparison, comparisons, pending_reference, reference_cell, smaller_cells
+from analysis.noninferiority import correct_p_values
+from analysis.registry import Missing
+
+LEVEL = 0.025  # of the tests of each kind, over all cells together
+
+Outcome = Literal[
+    "nothing confirmed",
+    "reference pending",  # it is planned, but not confirmed
+    "no reference",  # no cell is the declared one
+    "no prompt",  # the reference is not above "no prompt", and neither is any other cell for sure
+    "weak reference",  # the reference is not above "no prompt", but other cells are
+    "nothing smaller",
+    "untested",
+    "smaller cell",
+    "reference",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recommendation:
+    """The recommended cell of a group, and what the tests showed.
+
+    A cell is recommended because a test shows that it is as good as the reference within the margin. All smaller cells
+    are tested as one family, so the chance to recommend a cell that is worse by more than the margin is at most
+    `LEVEL`.
+
+    Attributes:
+        outcome: why there is this recommendation, or none.
+        cell: the recommended cell. None if no prompt is recommended, or if there is no recommendation.
+        reference: the confirmed reference; None if there is none.
+        as_good, worse, undecided: the comparisons of smaller cells by their verdict, smallest first.
+        better: the comparisons of the cells that are shown to be better than the reference, by a test of their own.
+        untested: the smaller cells without a test.
+        clearly_above: the confirmed cells whose whole 95 % interval is above "no prompt". Empty if that is not known.
+        missing_reason: why no test was possible, or None.
+    """
+
+    outcome: Outcome
+    cell: Cell | None
+    reference: Cell | None
+    as_good: tuple[Comparison, ...]
+    worse: tuple[Comparison, ...]
+    undecided: tuple[Comparison, ...]
+    better: tuple[Comparison, ...]
+    untested: tuple[Cell, ...]
+    clearly_above: tuple[Cell, ...]
+    missing_reason: str | None
+
+    @property
+    def tested(self) -> tuple[Comparison, ...]:
+        return (*self.as_good, *self.worse, *self.undecided)
+
+
+def recommend(group: Group) -> Recommendation:
+    """Recommend the smallest cell that is shown to be non-inferior to the reference and is above "no prompt".
+
+    If there is none, recommend the reference. If the reference is not above "no prompt", a smaller cell has to be above
+    it with its whole 95 % interval, and without such a cell no prompt is recommended.
+    """
+    reference = reference_cell(group)
+    family = comparisons(group)
+    tests = () if isinstance(family, Missing) else family
+    tested_cells = [comparison.cell for comparison in tests]
+    no_prompt = group.zero_shot_accuracy
+    clearly_above = tuple(
+        cell
+        for cell in group.confirmed_cells
+        if no_prompt is not None and cell.accuracy is not None and cell.accuracy.low > no_prompt
+    )
+    as_good = tuple(comparison for comparison in tests if comparison.verdict.outcome == "non-inferior")
+    worse = tuple(comparison for comparison in tests if comparison.verdict.outcome == "inferior")
+    outcome, cell = _choose(group, reference, as_good, clearly_above, bool(tests))
+    return Recommendation(
+        outcome=outcome,
+        cell=cell,
+        reference=reference,
+        as_good=as_good,
+        worse=worse,
+        undecided=tuple(comparison for comparison in tests if comparison not in (*as_good, *worse)),
+        better=_shown_better(tests),
+        untested=tuple(cell for cell in smaller_cells(group) if cell not in tested_cells),
+        clearly_above=clearly_above,
+        missing_reason=family.reason if isinstance(family, Missing) else None,
+    )
+
+
+def _choose(
+    group: Group,
+    reference: Cell | None,
+    as_good: tuple[Comparison, ...],
+    clearly_above: tuple[Cell, ...],
+    has_tests: bool,
+) -> tuple[Outcome, Cell | None]:
+    if reference is None:
+        if not group.confirmed_cells:
+            return "nothing confirmed", None
+        return "reference pending" if pending_reference(group) else "no reference", None
+    is_reference_above = group.is_above_no_prompt(reference)
+    for comparison in as_good:
+        cell = comparison.cell
+        if group.is_above_no_prompt(cell) and (is_reference_above or cell in clearly_above):
+            return "smaller cell", cell
+    if not is_reference_above:
+        return "weak reference" if clearly_above else "no prompt", None
+    if not smaller_cells(group):
+        return "nothing smaller", reference
+    return ("reference" if has_tests else "untested"), reference
+
+
+def _shown_better(tests: tuple[Comparison, ...]) -> tuple[Comparison, ...]:
+    """Return the comparisons that show a difference above 0, by one-sided tests that Holm's method corrects."""
+    p_values = correct_p_values([comparison.verdict.difference.p_non_inferior(0.0) for comparison in tests])
+    return tuple(comparison for comparison, p in zip(tests, p_values, strict=True) if p <= LEVEL)
