@@ -17,9 +17,13 @@ from lopt.records import Evaluation
 from lopt.types import Tensor
 
 # Attributes of `Trial` that a checkpoint holds as they are.
-TRIAL_ATTRIBUTES = ("step", "tokens", "diverged", "started_at", "train_time_s", "evaluation_time_s")
+TRIAL_ATTRIBUTES = (
+    "step", "abandoned_starts", "abandoned_steps", "tokens", "diverged", "started_at", "train_time_s",
+    "evaluation_time_s",
+)  # fmt: skip
 _TRIAL_ENTRIES = (*TRIAL_ATTRIBUTES, "key", "config", "phase", "cell", "train_loss", "best", "elapsed_s")
-_DEFAULT_ENTRIES = {"train_time_s": 0.0, "evaluation_time_s": 0.0}  # older checkpoints lack these entries
+# Older checkpoints lack these entries.
+_DEFAULT_ENTRIES = {"train_time_s": 0.0, "evaluation_time_s": 0.0, "abandoned_starts": 0, "abandoned_steps": 0}
 _SIZE_BYTES = 8  # a safetensors file begins with eight bytes that give the size of its header
 _FIRST_READ_BYTES = 1 << 16  # number of bytes that are read while the size of the header is unknown
 

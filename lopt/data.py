@@ -19,7 +19,7 @@ from lopt.backbones import Backbone
 from lopt.config import TrialConfig
 from lopt.encoding import Encoded, Example, cut_long_texts, encode_all
 from lopt.examples import Split, read_split
-from lopt.parts import PartSettings, draw_parts
+from lopt.parts import PartSettings, draw_parts, hold_out_part
 from lopt.tasks import Task
 from lopt.tokens import TokenIds
 from lopt.types import Tokenizer
@@ -97,15 +97,16 @@ def prepare(config: TrialConfig, backbone: Backbone) -> TaskData:
     Raises:
         ValueError: as for `load_split`, `encode` and `max_input_tokens`.
     """
-    return _prepare_from_cache_key(
-        max_input_tokens(config, backbone),
-        tasks.get(config.task),
-        _part_settings(config),
-        _TokenizerOfModel(f"{backbone.name} {backbone.revision}", backbone.tokenizer),
-        backbone.fill_template(config.template or ""),
-        config.label_words or (),
-        os.environ.get("LOPT_DATA_DIR"),
-    )
+    return _prepare_from_cache_key(*_cache_key(config, backbone), config.label_words or ())
+
+
+def prepare_held_out(config: TrialConfig, backbone: Backbone) -> Encoded:
+    """Return the whole held-out part, tokenised. The selection examples are a subset of it, or all of it.
+
+    Raises:
+        ValueError: as for `prepare`.
+    """
+    return _prepare_held_out_from_cache_key(*_cache_key(config, backbone))
 
 
 def plan_notes(config: TrialConfig) -> list[str]:
@@ -149,6 +150,20 @@ class _TokenizerOfModel:
     tokenizer: Tokenizer = dataclasses.field(compare=False)
 
 
+def _cache_key(
+    config: TrialConfig, backbone: Backbone
+) -> tuple[int, Task, PartSettings, _TokenizerOfModel, str, str | None]:
+    """Return what the tokenised examples of a trial depend on."""
+    return (
+        max_input_tokens(config, backbone),
+        tasks.get(config.task),
+        _part_settings(config),
+        _TokenizerOfModel(f"{backbone.name} {backbone.revision}", backbone.tokenizer),
+        backbone.fill_template(config.template or ""),
+        os.environ.get("LOPT_DATA_DIR"),
+    )
+
+
 @lru_cache(maxsize=12)
 def _prepare_from_cache_key(
     max_tokens: int,
@@ -156,8 +171,8 @@ def _prepare_from_cache_key(
     settings: PartSettings,
     tokenizer_of_model: _TokenizerOfModel,
     template: str,
-    words: tuple[str, ...],
     data_dir: str | None,
+    words: tuple[str, ...],
 ) -> TaskData:
     """Return the data of a trial, with texts cut to `max_tokens` and notes on the label words in the protocol."""
     parts, protocol, revision, report_size = _draw_and_tokenise(task, settings, tokenizer_of_model, template, data_dir)
@@ -167,6 +182,22 @@ def _prepare_from_cache_key(
     )
     protocol = "; ".join([protocol, *label_words.label_word_notes(tokenizer.backend_tokenizer, template, words)])
     return TaskData(train, selection, test, protocol, task.report, report_size, revision)
+
+
+@lru_cache(maxsize=12)
+def _prepare_held_out_from_cache_key(
+    max_tokens: int,
+    task: Task,
+    settings: PartSettings,
+    tokenizer_of_model: _TokenizerOfModel,
+    template: str,
+    data_dir: str | None,
+) -> Encoded:
+    splits, tokenizer = _load_splits(task, data_dir), tokenizer_of_model.tokenizer
+    pool, positions = hold_out_part(settings, splits.training, splits.reported)
+    examples = [pool[i] for i in positions]
+    encoded = encode_all(tokenizer, task, template, examples)
+    return cut_long_texts(encoded, tokenizer, task, template, examples, max_tokens)
 
 
 _TokenisedExamples = tuple[Encoded, list[Example]]

@@ -67,6 +67,19 @@ def label_word_rows(generator: RandomState, shape: tuple[int, ...], vocabulary: 
     return rows
 
 
+def factorise(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return U `[n, r]` and V `[r, d]` whose product is the best approximation of this rank to a matrix `[n, d]`.
+
+    The entries of both have the same root mean square, as if both were drawn from one distribution. The largest entry
+    of each row of V is positive, because a singular value decomposition leaves the signs open.
+    """
+    left, singular_values, right = np.linalg.svd(matrix, full_matrices=False)
+    signs = np.sign(right[np.arange(rank), np.abs(right[:rank]).argmax(axis=1)])
+    u, v = left[:, :rank] * singular_values[:rank] * signs, right[:rank] * signs[:, None]
+    ratio = np.sqrt(np.sqrt((u**2).mean() / (v**2).mean()))
+    return u / ratio, v * ratio
+
+
 # The words that the `init` option can have, each with a function that takes `init_bound` and returns a `Draw`.
 DRAW_BY_INIT: dict[str, Callable[[float], Draw]] = {
     "uniform": uniform,

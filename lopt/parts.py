@@ -96,6 +96,16 @@ def few_shot_sample(labels: np.ndarray, shots: int, generator: np.random.RandomS
     return np.sort(np.concatenate(positions))
 
 
+def hold_out_part(
+    settings: PartSettings, training_split: Split, reported_split: Split
+) -> tuple[Sequence[Example], np.ndarray]:
+    """Return the whole held-out part: the examples of its split, and the sorted positions of the part in them `[N]`."""
+    if settings.holdout == "validation":
+        return reported_split.examples, halve(len(reported_split.examples), settings.data_seed)[0]
+    labels = np.array([example.label for example in training_split.examples])
+    return training_split.examples, hold_out(labels, settings.data_seed)[1]
+
+
 def draw_parts(
     task: Task,
     settings: PartSettings,

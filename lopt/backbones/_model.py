@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, device, dtype
 
 # Matches config keys that cap the logits. A key that begins with "attn" caps attention scores instead.
+_SCALE_TOKEN_COUNT = 5000  # number of the commonest tokens whose embeddings say how large embeddings are
 _LOGIT_CAP_KEY = re.compile(r"^(?!attn).*logits?_soft_?cap")
 
 
@@ -53,6 +54,13 @@ class Vocabulary:
         token_count = min(len(self.tokenizer), self.size)
         first_ids = range(min(token_count, count + len(special_ids)))
         return np.array([token_id for token_id in first_ids if token_id not in special_ids][:count])
+
+    @property
+    def scale(self) -> float:
+        """Root mean square of the entries of the commonest tokens' embeddings."""
+        import numpy as np
+
+        return float(np.sqrt(np.mean(self.token_embeddings(self.ordinary_ids(_SCALE_TOKEN_COUNT)) ** 2)))
 
     def label_word_embeddings(self) -> np.ndarray:
         """Return the mean embedding of each label word's tokens, `[C, H]`, float64."""

@@ -86,12 +86,14 @@ class TrainableModel:
         backbone: the shared backbone, or the trial's own copy.
         factors: trained tensors by name. They are leaves of the autograd graph.
         soft_prompt: a function that makes the soft prompt from the factors. For weight methods it returns None.
+        units: by a factor's name, the unit of its values and its learning rate, if it is not 1.
     """
 
     backbone: Backbone
     factors: dict[str, Tensor]
     soft_prompt: Callable[[], SoftPrompt | None]
     counts: Counts
+    units: Mapping[str, float] = field(default_factory=dict)
 
 
 class Method(ABC):

@@ -71,10 +71,13 @@ class DePT(PromptMethod):
         options, prompt_shape = shape.options, (shape.n, shape.width)
         return {
             "P": Factor(
-                shape=prompt_shape, draw=make_prompt_draw(options["init"], options["init_bound"], prompt_shape)
+                shape=prompt_shape,
+                draw=make_prompt_draw(options["init"], options["init_bound"], prompt_shape),
+                scale_power=1.0,
+                draws_embeddings=options["init"] != "uniform",
             ),
             "A": Factor(shape=(options["update_tokens"], shape.r), draw=kaiming_uniform()),
-            "B": Factor(shape=(shape.r, shape.width), draw=constant(0.0)),
+            "B": Factor(shape=(shape.r, shape.width), draw=constant(0.0), scale_power=1.0),
         }
 
     def closed_form(self, shape: Shape) -> int:

@@ -57,7 +57,7 @@ class LoPT2(PromptMethod):
         options, width = shape.options, shape.width
         return {
             "U": Factor(shape=(width, shape.r), draw=uniform(options["u_bound"] or width**-0.5)),
-            "V": Factor(shape=(shape.r, width), draw=uniform(options["init_bound"])),
+            "V": Factor(shape=(shape.r, width), draw=uniform(options["init_bound"]), scale_power=1.0),
             "X0": Factor(
                 shape=(shape.n, width), draw=uniform(options["x0_bound"]), trainable=False, seed=options["x0_seed"]
             ),

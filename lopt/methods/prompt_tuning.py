@@ -33,7 +33,8 @@ class PromptTuning(PromptMethod):
     def factors(self, shape: Shape) -> dict[str, Factor]:
         options, prompt_shape = shape.options, (shape.n, shape.width)
         draw = make_prompt_draw(options["init"], options["init_bound"], prompt_shape)
-        return {"X": Factor(shape=prompt_shape, draw=draw)}
+        draws_embeddings = options["init"] != "uniform"
+        return {"X": Factor(shape=prompt_shape, draw=draw, scale_power=1.0, draws_embeddings=draws_embeddings)}
 
     def closed_form(self, shape: Shape) -> int:
         return shape.n * shape.width

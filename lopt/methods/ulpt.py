@@ -44,8 +44,8 @@ class ULPT(PromptMethod):
     def factors(self, shape: Shape) -> dict[str, Factor]:
         return {
             "Z": Factor(shape=(shape.n, shape.r), draw=normal(1.0)),
-            "s": Factor(shape=(shape.width,), draw=constant(1.0)),
-            "b": Factor(shape=(shape.width,), draw=constant(0.0)),
+            "s": Factor(shape=(shape.width,), draw=constant(1.0), scale_power=1.0),
+            "b": Factor(shape=(shape.width,), draw=constant(0.0), scale_power=1.0),
             "P": Factor(
                 shape=(shape.r, shape.width),
                 draw=xavier_uniform(),

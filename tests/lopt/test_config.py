@@ -19,7 +19,7 @@ def test_defaults_are_filled_in_so_that_a_record_says_what_was_used():
     config = TrialConfig(**BASE)
     assert config.template == "{text} It was"
     assert config.label_words == (" bad", " great")
-    assert dict(config.options) == {"init_bound": 0.5, "placement": "prefix"}
+    assert dict(config.options) == {"init": "uniform", "init_bound": 0.5, "placement": "prefix", "unit": "absolute"}
     assert config.key == TrialConfig(**BASE, template="{text} It was", options={"init_bound": 0.5}).key
 
 
@@ -104,6 +104,7 @@ def test_a_configuration_is_frozen():
         {"shots": 9},
         {"holdout": "validation"},
         {"metric": "macro_f1"},
+        {"restarts": 1},
         {"data_seed": 1},
         {"precision": "fp32"},
         {"data_revision": "x"},

@@ -31,7 +31,7 @@ _OPTIONS = {
     "prompt_tuning": [
         {"placement": "suffix"}, {"init": "vocabulary"}, {"init": "label_words"}, {"init_bound": 0.2},
     ],
-    "lopt1": [{"init_bound": 0.25}],
+    "lopt1": [{"init_bound": 0.25}, {"init": "vocabulary"}, {"unit": "embeddings"}],
     "lopt2": [
         {"activation": "relu"}, {"x0_seed": 0}, {"x0_seed": 3}, {"x0_bound": 0.1}, {"u_bound": 0.2},
     ],
@@ -47,8 +47,10 @@ _CHANGES = [
     {"template": "{text} All in all"}, {"label_words": [" no", " yes"]}, {"max_tokens": 64}, {"train_min_tokens": 4},
     {"train_max_tokens": 16}, {"train_examples": 100}, {"selection_examples": 50}, {"test_examples": 50}, {"shots": 16},
     {"holdout": "validation"}, {"metric": "macro_f1"}, {"dropout": 0.1}, {"data_seed": 1}, {"precision": "fp32"},
-    {"data_revision": "0123456789abcdef"}, {"model_revision": "hub:0123456789abcdef"}, {"length": 20}, {"rank": 1},
-    {"backbone": "gpt2-large"}, {"backbone": "t5-base"}, {"task": "sst2"}, {"task": "cb", "backbone": "t5-base"},
+    {"restarts": 2},
+    {"data_revision": "0123456789abcdef"}, {"model_revision": "hub:0123456789abcdef"}, {"length": 20},
+    {"rank": 1}, {"backbone": "gpt2-large"}, {"backbone": "t5-base"}, {"task": "sst2"},
+    {"task": "cb", "backbone": "t5-base"},
     {"task": "cb", "backbone": "gpt2"}, {"method": "lopt2"}, {"options": {"placement": "suffix"}},
 ]  # fmt: skip
 

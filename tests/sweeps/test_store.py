@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from lopt.metrics import Predictions
 from lopt.records import TrialRecord
-from lopt.training import Trial, train
+from lopt.train_alone import train
+from lopt.training import Trial
 from sweeps.results.store import Store
 
 COLUMNS = [

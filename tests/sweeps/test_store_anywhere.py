@@ -16,7 +16,8 @@ import pytest
 from lopt import checkpoint, load_prompt
 from lopt.locations import location, write
 from lopt.metrics import Predictions
-from lopt.training import Trial, train
+from lopt.train_alone import train
+from lopt.training import Trial
 from sweeps.results import run_folder
 from sweeps.results import store as store_module
 from sweeps.results.run_folder import StoreError
