@@ -91,18 +91,18 @@ class Supervisor:
         earlier_record = self._store.read(job.key)
         if earlier_record is not None and earlier_record.status == "failed":
             self._store.set_aside(earlier_record)
-        self._listeners.started(job)
+        self._listeners.on_started(job)
         return job
 
     def note_place(self, name: str) -> None:
         """Note that the trial has its place on a machine."""
         if running_trial := self._running_trials.get(name):
-            self._listeners.placed(running_trial.job)
+            self._listeners.on_placed(running_trial.job)
 
     def note_displacement(self, name: str) -> None:
         """Note that the trial's process has died and the trial waits for another place."""
         if running_trial := self._running_trials.get(name):
-            self._listeners.displaced(running_trial.job)
+            self._listeners.on_displaced(running_trial.job)
 
     def report(self, name: str, report: Report) -> bool:
         """Take a trial's report, and return whether the trial continues."""
@@ -112,7 +112,7 @@ class Supervisor:
         if report.get("store_error"):
             raise StoreError(report["store_error"])
         self._store.check()
-        self._listeners.reported(running_trial.job, report)
+        self._listeners.on_reported(running_trial.job, report)
         if report["status"] != "running":
             return True
         self._queue.report(running_trial.trial, report[STEP], report[SCORE])
@@ -131,7 +131,7 @@ class Supervisor:
         if decision is not Decision.STOP:
             return False
         self._store.write(_record_in(report))
-        self._listeners.stopped(running_trial.job, report)
+        self._listeners.on_stopped(running_trial.job, report)
         return True
 
     def note_death(self, name: str, error: Exception | None, *, had_begun: bool) -> None:
@@ -165,16 +165,16 @@ class Supervisor:
             record = _record_in(report)  # some file systems show a new file to other machines only later
         if record is None and has_died and not had_begun:
             self._queue.put_back(trial)
-            self._listeners.requeued(job)
+            self._listeners.on_requeued(job)
         elif record is None and not has_died and report != {}:
             # The budget has stopped the trial, because everything else that stops a trial writes a record. A later
             # command continues the trial.
             self._queue.put_back(trial)
-            self._listeners.paused(job, report or {})
+            self._listeners.on_paused(job, report or {})
         else:
             self._queue.end(trial, record)
             record = record or self._write_death(running_trial, error)
-            self._listeners.ended(job, record)
+            self._listeners.on_ended(job, record)
 
     def _write_death(self, running_trial: _RunningTrial, error: Exception | None) -> TrialRecord:
         """Write and return the record of a trial whose process died without leaving one."""

@@ -187,7 +187,7 @@ class Sweep(Listener):
         )
         self._seconds_in_manifest = elapsed_s
 
-    def reported(self, job: Job, report: Report) -> None:
+    def on_reported(self, job: Job, report: Report) -> None:
         # The manifest is also written during the run, because a command that is killed cannot write it at its end.
         if self._elapsed_s() - self._seconds_in_manifest >= _MANIFEST_INTERVAL_S:
             self._write_manifest("running")

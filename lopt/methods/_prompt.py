@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lopt.backbones import Backbone, Vocabulary
-from lopt.methods._base import Counts, Method, Recipe, Shape, TrainableModel, choice_option
+from lopt.methods._base import Counts, Method, Recipe, Shape, TrainableModel, check_choice_option
 from lopt.placement import PLACEMENTS, PREFIX
 from lopt.ranges import Real, Whole
 from lopt.settings import TrialSettings
@@ -88,7 +88,7 @@ class PromptMethod(Method):
 
     def check(self, *, length: int | None, rank: int | None, options: Mapping[str, Any]) -> dict[str, Any]:
         all_options = super().check(length=length, rank=rank, options=options)
-        choice_option("placement", all_options["placement"], PLACEMENTS)
+        check_choice_option("placement", all_options["placement"], PLACEMENTS)
         return all_options
 
     def largest_rank(self, length: int | None) -> int | None:

@@ -29,22 +29,22 @@ class Events(Tracker):
             )
         self._path = store.folder / "events.jsonl"
 
-    def started(self, job: Job) -> None:
+    def on_started(self, job: Job) -> None:
         self._write("started", job, config=job.config.to_dict())
 
-    def reported(self, job: Job, report: Report) -> None:
+    def on_reported(self, job: Job, report: Report) -> None:
         self._write("reported", job, step=report[STEP], score=report[SCORE])
 
-    def stopped(self, job: Job, report: Report) -> None:
+    def on_stopped(self, job: Job, report: Report) -> None:
         self._write("stopped", job, step=report[STEP], score=report[SCORE])
 
-    def paused(self, job: Job, report: Report) -> None:
+    def on_paused(self, job: Job, report: Report) -> None:
         self._write("paused", job)
 
-    def requeued(self, job: Job) -> None:
+    def on_requeued(self, job: Job) -> None:
         self._write("requeued", job)
 
-    def ended(self, job: Job, record: TrialRecord) -> None:
+    def on_ended(self, job: Job, record: TrialRecord) -> None:
         self._write("ended", job, status=record.status, step=record.steps, score=record.selection_score)
 
     def _write(self, event: str, job: Job, **details: Any) -> None:

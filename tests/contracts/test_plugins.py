@@ -137,7 +137,7 @@ TRACKER = '''
     class Lines(Tracker):
         name = "lines"
 
-        def ended(self, job, record):
+        def on_ended(self, job, record):
             with (self.store.folder / "lines.txt").open("a") as file:
                 file.write(f"{job.phase} {record.status}\\n")
 

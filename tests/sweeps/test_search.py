@@ -123,7 +123,7 @@ def test_the_free_search_confirms_the_best_of_each_size():
     assert len(sizes) > 2
     assert sorted(confirmed) == sorted(sizes)
     configs = [trial.config for trial in driver.trials]
-    assert {config.method for config in configs} == {name for name in methods.names() if methods.get(name).paper}
+    assert {config.method for config in configs} == {name for name in methods.names() if methods.get(name).paper_size}
     assert all((config.rank is None) != methods.get(config.method).uses_rank for config in configs)
     assert all((config.length is None) != methods.get(config.method).uses_length for config in configs)
 

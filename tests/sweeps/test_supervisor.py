@@ -56,7 +56,9 @@ class EventLog(Listener):
 
     def __getattribute__(self, name):
         if name in vars(Listener) and not name.startswith("_"):
-            return lambda job=None, *arguments: self.events.append((name, job and job.key, *arguments))
+            return lambda job=None, *arguments: self.events.append(
+                (name.removeprefix("on_"), job and job.key, *arguments)
+            )
         return super().__getattribute__(name)
 
     def names(self):
