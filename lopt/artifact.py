@@ -28,8 +28,8 @@ from lopt.tasks import Task
 
 _DESCRIPTION_FILE = "prompt.json"
 _NON_RESULT_ENTRIES = ("format", "key", "config", "classes", "task")  # other entries of a description are results
-# Attributes of the task in the description's entry "task". Classes, template and label words have entries elsewhere.
-_TASK_ATTRIBUTES = ("title", "columns", "cut")
+# What the description's entry "task" holds of the task. Classes, template and label words have entries elsewhere.
+_TASK_ATTRIBUTE_BY_ENTRY = {"title": "title", "columns": "columns", "cut": "cut_column"}
 
 
 @dataclass(frozen=True)
@@ -175,8 +175,8 @@ class Prompt:
             installed_task = tasks.get(self.config.task)
         except ValueError as error:
             raise ValueError(f"this prompt cannot be scored again without the rows of its task: {error}") from None
-        for name in ("classes", "columns", "cut"):
-            trained, installed = getattr(self.task, name), getattr(installed_task, name)
+        for name, attribute in (("classes", "classes"), ("columns", "columns"), ("cut", "cut_column")):
+            trained, installed = getattr(self.task, attribute), getattr(installed_task, attribute)
             if trained != installed:
                 raise ValueError(
                     f"trained with `{name}` {trained}, but task {installed_task.name} now has {installed}: "
@@ -210,7 +210,7 @@ class Prompt:
             "key": self.config.key,
             "config": self.config.to_dict(),
             "classes": list(self.task.classes),
-            "task": {name: getattr(self.task, name) for name in _TASK_ATTRIBUTES},
+            "task": {name: getattr(self.task, attribute) for name, attribute in _TASK_ATTRIBUTE_BY_ENTRY.items()},
             **results,
         }
         (Path(folder) / _DESCRIPTION_FILE).write_text(dumps(description))
@@ -312,7 +312,7 @@ def _read_task(description: Mapping[str, Any]) -> Task | None:
         classes=tuple(classes),
         template=config["template"],
         label_words=tuple(label_words),
-        cut=entries["cut"],
+        cut_column=entries["cut"],
     )
 
 

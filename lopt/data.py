@@ -60,9 +60,9 @@ def _load_splits(task: Task, data_dir: str | None) -> _LoadedSplits:
     splits = read_split(task, task.train), read_split(task, task.report)
     digest = hashlib.sha256()
     if len(task.columns) > 1:  # the column that is cut decides which words of a long input are read
-        digest.update(task.cut.encode())
-    if task.divided is not None:
-        digest.update(f"{task.divided.share} {task.divided.seed}".encode())
+        digest.update(task.cut_column.encode())
+    if task.division is not None:
+        digest.update(f"{task.division.share} {task.division.seed}".encode())
     to_json = json.JSONEncoder(sort_keys=True).encode  # json.dumps would make an encoder for each example
     for split in splits:
         for example in split.examples:

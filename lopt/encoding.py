@@ -55,12 +55,12 @@ class Encoded:
 
 
 def render(task: Task, template: str, fields: Mapping[str, str]) -> tuple[str, Span]:
-    """Return the filled template, and the span of characters of the column `task.cut` in it.
+    """Return the filled template, and the span of characters of the column `task.cut_column` in it.
 
     `fields` is the text of each column.
     """
     text, column_spans = _fill_columns(template, fields)
-    return text, next(span for name, span in column_spans if name == task.cut)
+    return text, next(span for name, span in column_spans if name == task.cut_column)
 
 
 def _fill_columns(template: str, fields: Mapping[str, str]) -> tuple[str, list[tuple[str, Span]]]:
@@ -104,8 +104,8 @@ def encode(
 ) -> tuple[tuple[int, ...], bool]:
     """Return the token ids of one example, at most `max_tokens`, and whether its text was cut.
 
-    A long input loses the end of the column `task.cut`, and never a word of the template. In a column, a spelt-out
-    special token such as `</s>` is read as ordinary text. In the template it is the special token.
+    A long input loses the end of the column `task.cut_column`, and never a word of the template. In a column, a
+    spelt-out special token such as `</s>` is read as ordinary text. In the template it is the special token.
 
     Raises:
         ValueError: the template, with the other columns in it, is longer than `max_tokens`; or the tokenizer finds no
@@ -127,20 +127,20 @@ def encode(
         # Drop the excess tokens at the end of the text. The rest is tokenised again, because a shorter text may end in
         # other tokens.
         token_starts = [start for start, end in offsets if column_start <= start < end <= column_end]
-        old_text, new_text = fields[task.cut], ""
+        old_text, new_text = fields[task.cut_column], ""
         if len(token_starts) > excess_tokens:
             remaining = old_text[: token_starts[-excess_tokens] - column_start].rstrip()
             new_text = remaining if len(remaining) < len(old_text) else old_text[:-1]
             # If no character is left, because the first one has several tokens, halve the text instead.
             new_text = new_text or old_text[: len(old_text) // 2].rstrip()
         if not new_text:
-            other_columns = ", ".join(name for name in task.columns if name != task.cut)
+            other_columns = ", ".join(name for name in task.columns if name != task.cut_column)
             with_others = f", with {other_columns} in it," if other_columns else ""
             raise ValueError(
-                f"the template {template!r}{with_others} leaves no room for {task.cut} in {max_tokens} tokens: shorten "
-                "the template or the prompt, or raise max_tokens"
+                f"the template {template!r}{with_others} leaves no room for {task.cut_column} in {max_tokens} tokens: "
+                "shorten the template or the prompt, or raise max_tokens"
             )
-        fields[task.cut], was_cut = new_text, True
+        fields[task.cut_column], was_cut = new_text, True
 
 
 def _encode_columns_as_text(
@@ -200,7 +200,7 @@ def cut_long_texts(
         return encoded
     fields_of_long_texts = [examples[i].fields for i in long_positions]
     texts = (fields[name] for fields in fields_of_long_texts for name in task.columns)
-    key_parts = ["cut", template, task.cut, str(max_tokens), *task.columns, *texts]
+    key_parts = ["cut", template, task.cut_column, str(max_tokens), *task.columns, *texts]
     cut_ids = cached_token_ids(
         tokenizer,
         key_parts,

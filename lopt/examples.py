@@ -48,10 +48,10 @@ def load_split(task: Task, split_name: str) -> list[Example]:
 
 def read_split(task: Task, split_name: str) -> Split:
     """Return one split as `load_split` reads it, with the rows that were skipped."""
-    if task.divided is None:
+    if task.division is None:
         return _make_split(task, split_name, *_read_rows(task, split_name))
-    undivided_split = _make_split(task, Path(task.divided.file).name, *_read_rows(task, task.divided.file))
-    reported_ids = _reported_ids(undivided_split.examples, task.divided)
+    undivided_split = _make_split(task, Path(task.division.file).name, *_read_rows(task, task.division.file))
+    reported_ids = _reported_ids(undivided_split.examples, task.division)
     is_reported_split = split_name == task.report
     examples = [example for example in undivided_split.examples if (example.id in reported_ids) == is_reported_split]
     return Split(examples, undivided_split.file, undivided_split.row_count, undivided_split.skipped_labels)

@@ -162,7 +162,7 @@ def model_card(prompt: Prompt, base_model: BaseModel) -> str:
         reading=label_reading.sentence,
         words_text=", ".join(f"`{word!r}` {name}" for name, word in label_words.items()),
         token_limit=max_input_tokens(config, backbone),
-        cut_column=task.cut,
+        cut_column=task.cut_column,
         auto_class=label_reading.auto_class,
         dtype="bfloat16" if config.precision == "bf16" else "float32",
         label_words=repr(label_words),

@@ -220,7 +220,7 @@ class _ClassCounts:
         self._filters: list[tuple[str, np.ndarray, str]] = []  # of each filter: name, class counts after it, remedy
         train_labels = [example.label for example in training_split.examples]
         report_labels = [example.label for example in reported_split.examples]
-        file_labels = train_labels if task.divided is None else train_labels + report_labels
+        file_labels = train_labels if task.division is None else train_labels + report_labels
         skipped_labels = [label for label in training_split.skipped_labels if label is not None]
         remedy = "add such rows, or leave the class out of the task"
         self._append(f"in {training_split.file}", [*file_labels, *skipped_labels], remedy)
@@ -277,10 +277,10 @@ def _describe_preparation(task: Task, splits: Sequence[Split]) -> tuple[str, ...
         for split in splits
         if split.skipped_labels
     ]
-    if task.divided is not None:
+    if task.division is not None:
         sentences.append(
-            f"{splits[0].file} divided by its texts (report_share {task.divided.share:g}, split_seed "
-            f"{task.divided.seed}, stratified, equal texts together)"
+            f"{splits[0].file} divided by its texts (report_share {task.division.share:g}, split_seed "
+            f"{task.division.seed}, stratified, equal texts together)"
         )
     return tuple(dict.fromkeys(sentences))
 

@@ -54,7 +54,7 @@ TASK = '''
 
 
     SPEC = Task(name="parity", title="Parity", columns=("number",), classes=("even", "odd"), template="{number} is",
-                label_words=(" great", " bad"), cut="number", load=rows)
+                label_words=(" great", " bad"), cut_column="number", load=rows)
 '''
 
 SPACE = '''

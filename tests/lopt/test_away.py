@@ -68,7 +68,7 @@ def test_a_prompt_predicts_without_the_folder_of_its_task(mail, tmp_path):
     shutil.rmtree(mail)
     assert predict(tmp_path / "prompt") == before
     prompt = load_prompt(tmp_path / "prompt")
-    assert (prompt.task.title, prompt.task.columns, prompt.task.classes, prompt.task.cut) == (
+    assert (prompt.task.title, prompt.task.columns, prompt.task.classes, prompt.task.cut_column) == (
         "Mail", ("subject", "body"), ("no", "yes"), "body",
     )  # fmt: skip
     prompt.save(tmp_path / "again")

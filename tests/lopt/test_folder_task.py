@@ -83,10 +83,10 @@ def test_rows_are_the_same_from_every_kind_of_file(folder, suffix):
 
 def test_optional_entries_have_defaults(folder):
     task = tasks.get(str(folder))
-    assert (task.title, task.cut, task.name) == ("tickets", "body", str(folder))
+    assert (task.title, task.cut_column, task.name) == ("tickets", "body", str(folder))
     write_toml(folder, title="Support tickets", cut="subject", label=None)
     task = tasks.get(str(folder))
-    assert (task.title, task.cut, task.label) == ("Support tickets", "subject", "label")
+    assert (task.title, task.cut_column, task.label) == ("Support tickets", "subject", "label")
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,9 @@ def test_a_pointer_in_place_of_rows_is_refused(tmp_path, monkeypatch, suffix):
         read_rows(tmp_path / "toy" / f"train.{suffix}")
     if suffix == "parquet":
         monkeypatch.setenv("LOPT_DATA_DIR", str(tmp_path))
-        task = Task(name="toy", title="t", columns=("a",), classes=("b", "c"), template="{a}", label_words=(), cut="a")
+        task = Task(
+            name="toy", title="t", columns=("a",), classes=("b", "c"), template="{a}", label_words=(), cut_column="a"
+        )
         with pytest.raises(ValueError, match="is a git-lfs pointer"):
             load_split(task, "train")
 

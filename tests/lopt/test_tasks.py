@@ -141,8 +141,8 @@ def test_made_up_examples_are_not_in_the_data_sets(real_data):
     for name, fields in MADE_UP_EXAMPLES.items():
         task = tasks.get(name)
         for split in (task.train, task.report):
-            real_texts = {example.fields[task.cut].lower() for example in load_split(task, split)}
-            assert fields[task.cut].lower() not in real_texts, name
+            real_texts = {example.fields[task.cut_column].lower() for example in load_split(task, split)}
+            assert fields[task.cut_column].lower() not in real_texts, name
 
 
 @pytest.mark.parametrize(
