@@ -120,7 +120,7 @@ def begin_trial(setup: Setup, method: str, seed: int = 0) -> Trial:
         eval_every=10**6, precision=setup.precision, seed=seed,
     )  # fmt: skip
     trial = Trial(config, phase="search")
-    assert set(trial.data.train.lengths) == {TEXT_TOKENS}
+    assert set(trial.data.train.token_counts) == {TEXT_TOKENS}
     return trial
 
 

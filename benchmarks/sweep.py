@@ -47,8 +47,8 @@ def write_examples(config: Any, folder: Path) -> dict[str, str]:
     data, examples = prepare(config, backbone), load_split(task, task.train)
     template, files = backbone.fill_template(config.template or ""), {}
     for split, encoded in (("train", data.train), ("selection", data.selection)):
-        assert not encoded.truncated, "Trainer would cut the template: raise max_tokens"
-        texts = [render(task, template, examples[example_id].fields)[0] for example_id in encoded.example_ids]
+        assert not encoded.truncated_count, "Trainer would cut the template: raise max_tokens"
+        texts = [render(task, template, examples[example_id].text_by_column)[0] for example_id in encoded.example_ids]
         rows = [{"text": text, "label": int(label)} for text, label in zip(texts, encoded.labels, strict=True)]
         path = folder / f"{split}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -16,7 +16,7 @@ from lopt import backbones, methods, tasks
 from lopt.backbones import Backbone, Facts
 from lopt.config import TrialConfig
 from lopt.data import max_input_tokens, prepare
-from lopt.encoding import Encoded, check_fields, encode
+from lopt.encoding import EncodedExamples, check_fields, encode
 from lopt.evaluation import predict_split
 from lopt.files import refuse_pointer
 from lopt.fingerprint import fingerprint
@@ -127,7 +127,7 @@ class Prompt:
         self._check_task()
         data = prepare(self.config, self.backbone)
         check_revisions(self.config, data.revision, self.config.model_revision)
-        return self._predict_split(data.test)
+        return self._predict_split(data.test, on_progress=lambda count: None)
 
     def predict(
         self, texts: Iterable[str | Mapping[str, str]], on_progress: Callable[[int], None] = lambda count: None
@@ -155,11 +155,11 @@ class Prompt:
         token_limit = max_input_tokens(self.config, backbone)
         template = backbone.fill_template(self.config.template or "")
         tokenised = [encode(backbone.tokenizer, task, template, fields, token_limit) for fields in inputs]
-        encoded = Encoded(
+        encoded = EncodedExamples(
             token_ids=tuple(token_ids for token_ids, _ in tokenised),
             labels=np.zeros(len(inputs), dtype=np.int64),  # unknown, and not used
             example_ids=np.arange(len(inputs)),
-            truncated=sum(was_cut for _, was_cut in tokenised),
+            truncated_count=sum(was_cut for _, was_cut in tokenised),
         )
         logits = self._predict_split(encoded, on_progress).logits
         exponentials_NC = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -183,7 +183,7 @@ class Prompt:
                     "restore the task"
                 )
 
-    def _predict_split(self, encoded: Encoded, on_progress: Callable[[int], None] = lambda count: None) -> Predictions:
+    def _predict_split(self, encoded: EncodedExamples, on_progress: Callable[[int], None]) -> Predictions:
         backbone = self.backbone
         soft_prompt = self.soft_prompt and self.soft_prompt.map(lambda tensor: tensor.to(backbone.device))
         label_ids = backbone.label_ids(self.config.label_words or ())

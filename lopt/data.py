@@ -17,7 +17,7 @@ import numpy as np
 from lopt import label_words, methods, tasks
 from lopt.backbones import Backbone
 from lopt.config import TrialConfig
-from lopt.encoding import Encoded, Example, cut_long_texts, encode_all
+from lopt.encoding import EncodedExamples, Example, cut_long_texts, encode_whole
 from lopt.examples import Split, read_split
 from lopt.parts import PartSettings, draw_parts
 from lopt.tasks import Task
@@ -36,9 +36,9 @@ class TaskData:
         revision: fingerprint of the task's splits (`data_revision`).
     """
 
-    train: Encoded
-    selection: Encoded
-    test: Encoded
+    train: EncodedExamples
+    selection: EncodedExamples
+    test: EncodedExamples
     protocol: str
     report_split: str
     report_size: int
@@ -66,7 +66,7 @@ def _load_splits(task: Task, data_dir: str | None) -> _LoadedSplits:
     to_json = json.JSONEncoder(sort_keys=True).encode  # json.dumps would make an encoder for each example
     for split in splits:
         for example in split.examples:
-            digest.update(to_json([example.fields, example.label]).encode())
+            digest.update(to_json([example.text_by_column, example.class_number]).encode())
     return _LoadedSplits(*splits, digest.hexdigest()[:16])
 
 
@@ -169,7 +169,7 @@ def _prepare_from_cache_key(
     return TaskData(train, selection, test, protocol, task.report, report_size, revision)
 
 
-_TokenisedExamples = tuple[Encoded, list[Example]]
+_TokenisedExamples = tuple[EncodedExamples, list[Example]]
 
 
 @lru_cache(maxsize=12)
@@ -188,8 +188,8 @@ def _draw_and_tokenise(
 
     def measure_lengths(positions: np.ndarray) -> np.ndarray:
         measured["positions"] = positions
-        measured["encoded"] = encode_all(tokenizer, task, template, [training_examples[i] for i in positions])
-        return measured["encoded"].lengths
+        measured["encoded"] = encode_whole(tokenizer, task, template, [training_examples[i] for i in positions])
+        return measured["encoded"].token_counts
 
     parts = draw_parts(task, settings, splits.training, splits.reported, measure_lengths)
     tokenised_parts = []
@@ -202,8 +202,10 @@ def _draw_and_tokenise(
         if positions is parts.train and measured:  # the training part was drawn from the measured examples
             candidates, indices = measured["encoded"], np.searchsorted(measured["positions"], positions)
             token_ids = TokenIds.from_lists([candidates.token_ids[i] for i in indices])
-            encoded = Encoded(token_ids, candidates.labels[indices], candidates.example_ids[indices], truncated=0)
+            encoded = EncodedExamples(
+                token_ids, candidates.labels[indices], candidates.example_ids[indices], truncated_count=0
+            )
         else:
-            encoded = encode_all(tokenizer, task, template, part_examples)
+            encoded = encode_whole(tokenizer, task, template, part_examples)
         tokenised_parts.append((encoded, part_examples))
     return tuple(tokenised_parts), parts.protocol, splits.revision, parts.report_size

@@ -13,7 +13,7 @@ from lopt.backbones import Backbone
 from lopt.batches import collate, evaluation_batches
 from lopt.config import TrialConfig
 from lopt.data import prepare
-from lopt.encoding import Encoded
+from lopt.encoding import EncodedExamples
 from lopt.lanes import Lanes
 from lopt.metrics import Predictions
 from lopt.resolve import resolve
@@ -25,7 +25,7 @@ EVALUATION_BATCH_SIZE = 32
 def predict_split(
     backbone: Backbone,
     soft_prompt: SoftPrompt | None,
-    encoded: Encoded,
+    encoded: EncodedExamples,
     label_ids: Tensor,
     *,
     on_progress: Callable[[int], None] = lambda count: None,
@@ -54,7 +54,7 @@ def predict_split(
             on_progress(len(positions))
 
     with Lanes(backbone) as lanes:
-        batches = evaluation_batches(encoded.lengths, EVALUATION_BATCH_SIZE)
+        batches = evaluation_batches(encoded.token_counts, EVALUATION_BATCH_SIZE)
         lanes.run(lambda positions: memory.run_in_parts(predict_batch, positions), batches)
     return Predictions(encoded.example_ids, encoded.labels, logits_NC)
 

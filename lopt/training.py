@@ -89,7 +89,7 @@ class Trial:
         # Dropout is for training steps only. Evaluations use `self.backbone`, which has none.
         self._training_backbone = self.backbone.with_dropout(config.dropout) if config.dropout else self.backbone
         self._optimizer = make_optimizer(config, self.factors, self.method.learning_rates(config))
-        self._batches = training_batches(self.data.train.lengths, config.batch_size, config.seed)
+        self._batches = training_batches(self.data.train.token_counts, config.batch_size, config.seed)
         self.step, self.tokens, self.diverged = 0, 0, False
         self.train_time_s, self.evaluation_time_s = 0.0, 0.0
         self._trains_alone = False  # whether `advance` was called; then the peak of memory is this trial's own
@@ -141,7 +141,7 @@ class Trial:
     def draw_batch(self) -> np.ndarray:
         """Return the next batch as positions in the training examples, `[B]`."""
         positions = next(self._batches)
-        self.tokens += int(self.data.train.lengths[positions].sum()) + len(positions) * (self.config.length or 0)
+        self.tokens += int(self.data.train.token_counts[positions].sum()) + len(positions) * (self.config.length or 0)
         return positions
 
     def _backpropagate(self, positions: np.ndarray) -> Tensor:
@@ -302,7 +302,7 @@ class Trial:
             selection_loss=best.selection_loss if best else None,
             selection_step=best.step if best else None,
             selection_n=len(self.data.selection),
-            truncated={name: part.truncated for name, part in examples_by_part.items()},
+            truncated={name: part.truncated_count for name, part in examples_by_part.items()},
             protocol=self.data.protocol,
             wall_time_s=round(self.elapsed_s, 3),
             train_time_s=round(self.train_time_s, 3),
@@ -341,7 +341,7 @@ class Trial:
         self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": saved.optimizer_state})
         for name in TRIAL_ATTRIBUTES:
             setattr(self, name, entries[name])
-        lengths = self.data.train.lengths
+        lengths = self.data.train.token_counts
         self._batches = training_batches(lengths, self.config.batch_size, self.config.seed, skip=self.step)
         self._began_at, self._train_loss = time.monotonic() - entries["elapsed_s"], entries["train_loss"]
         device = next(iter(self.factors.values())).device

@@ -23,7 +23,7 @@ from sweeps.work.process import release_memory, set_threads
 
 if TYPE_CHECKING:
     from lopt.backbones import Backbone
-    from lopt.encoding import Encoded
+    from lopt.encoding import EncodedExamples
     from lopt.training import Trial
 
 MIN_MEASURING_S = 6.0  # the steps of each kind of trial are measured for at least this time
@@ -143,13 +143,15 @@ def _measure_kind(configs: Sequence[TrialConfig], packed_count: int | None) -> t
         # The slope of the line through two measured points. It is negative if one trial alone uses the device poorly.
         alone_step_token_count = _step_tokens(first_trial.config, backbone, first_trial.data.train)
         token_s = min(token_s, (step_s - alone_step_s) / (sum(step_token_counts) - alone_step_token_count))
-    evaluated_token_count = sum(_pass_tokens(trial.config, backbone, trial.data.selection.lengths) for trial in trials)
+    evaluated_token_count = sum(
+        _pass_tokens(trial.config, backbone, trial.data.selection.token_counts) for trial in trials
+    )
     rates = _Rates(
         fixed_s=step_s - token_s * sum(step_token_counts),
         min_step_s=min(step_s, alone_step_s or step_s),
         token_s=token_s,
         evaluated_token_s=max(0.0, median(loop.evaluation_times_s)) / evaluated_token_count,
-        scored_token_s=score_s / _pass_tokens(first_trial.config, backbone, first_trial.data.test.lengths),
+        scored_token_s=score_s / _pass_tokens(first_trial.config, backbone, first_trial.data.test.token_counts),
         begin_s=median(begin_times_s),
     )
     costs = [_costs(config, rates, backbone) for config in islice(cycle(configs), len(trials))]
@@ -192,7 +194,7 @@ class _TimedLoop:
         self._advance, self._trials, self._backbone = advance, trials, trials[0].backbone
         self._mean_step_tokens = 0.0
         for trial in trials:
-            config, lengths = trial.config, trial.data.train.lengths
+            config, lengths = trial.config, trial.data.train.token_counts
             self._mean_step_tokens += min(config.batch_size, len(lengths)) * (
                 float(lengths.mean()) + (config.length or 0)
             )
@@ -241,12 +243,12 @@ def _pass_tokens(config: TrialConfig, backbone: Backbone, lengths: np.ndarray) -
     return float(counts @ [backbone.row_tokens(soft_prompt, int(length)) for length in distinct_lengths])
 
 
-def _step_tokens(config: TrialConfig, backbone: Backbone, train: Encoded) -> float:
+def _step_tokens(config: TrialConfig, backbone: Backbone, train: EncodedExamples) -> float:
     """Return the mean number of tokens of a training step.
 
     The tokens of one soft prompt are added, because all rows of a pass may share it.
     """
-    row_tokens = min(config.batch_size, len(train)) / len(train) * _pass_tokens(config, backbone, train.lengths)
+    row_tokens = min(config.batch_size, len(train)) / len(train) * _pass_tokens(config, backbone, train.token_counts)
     return row_tokens + (config.length or 0)
 
 
@@ -259,7 +261,7 @@ def _costs(config: TrialConfig, rates: _Rates, backbone: Backbone) -> dict[str, 
         "fixed_s": rates.fixed_s,
         "min_step_s": rates.min_step_s,
         "step_s": rates.token_s * _step_tokens(config, backbone, trial_data.train),
-        "evaluation_s": rates.evaluated_token_s * _pass_tokens(config, backbone, trial_data.selection.lengths),
+        "evaluation_s": rates.evaluated_token_s * _pass_tokens(config, backbone, trial_data.selection.token_counts),
         "begin_s": rates.begin_s,
-        "score_s": rates.scored_token_s * _pass_tokens(config, backbone, trial_data.test.lengths),
+        "score_s": rates.scored_token_s * _pass_tokens(config, backbone, trial_data.test.token_counts),
     }

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lopt import backbones, data, tasks
 from lopt.batches import collate, evaluation_batches, training_batches
 from lopt.data import prepare
-from lopt.encoding import Example, encode, encode_all
+from lopt.encoding import Example, encode, encode_whole
 from lopt.examples import load_split
 from lopt.parts import few_shot_sample, halve, hold_out, stratified_sample
 from lopt.tasks import movie_snippets
@@ -38,7 +38,7 @@ def write_split(tmp_path, monkeypatch):
 def test_a_mirror_is_read(write_split):
     examples = load_split(tasks.get("sst2"), "train")
     assert len(examples) == 40
-    assert examples[3] == Example(id=3, fields={"sentence": "film 3"}, label=1)
+    assert examples[3] == Example(id=3, text_by_column={"sentence": "film 3"}, class_number=1)
 
 
 @pytest.mark.parametrize(
@@ -65,9 +65,9 @@ def test_a_bad_row_is_named_with_what_is_valid(write_split, columns, words):
 
 def test_a_label_is_a_class_name_or_a_class_number(write_split):
     write_split(sentence=["a", "b"], label=["positive", " negative "])
-    assert [example.label for example in load_split(tasks.get("sst2"), "train")] == [1, 0]
+    assert [example.class_number for example in load_split(tasks.get("sst2"), "train")] == [1, 0]
     write_split(sentence=["a", "b"], label=["1", "0"])
-    assert [example.label for example in load_split(tasks.get("sst2"), "train")] == [1, 0]
+    assert [example.class_number for example in load_split(tasks.get("sst2"), "train")] == [1, 0]
     write_split(sentence=["a", "b"], label=[True, False])
     with pytest.raises(ValueError, match=r"row 0: `label` is True; valid: 0 to 1 \(negative, positive\)"):
         load_split(tasks.get("sst2"), "train")
@@ -168,7 +168,7 @@ def test_evaluation_batches_hold_every_example_once(lengths, size):
 def test_padding_is_on_the_right():
     backbone, task = backbones.load("tiny", "fp32"), tasks.get("toy")
     examples = [Example(0, {"text": text}, 1) for text in ("warm film", "a")]
-    encoded = encode_all(backbone.tokenizer, task, task.template, examples)
+    encoded = encode_whole(backbone.tokenizer, task, task.template, examples)
     ids_BT, lengths_B, labels_B = collate(encoded, np.array([1, 0]), backbone.pad_id)
     assert ids_BT.shape == (2, len("warm film It was"))
     assert (ids_BT[0, lengths_B[0] :] == backbone.pad_id).all()
@@ -211,9 +211,9 @@ def test_cut_texts_are_counted_and_fit_the_window(tiny, write_split):
     write_split(sentence=[text, "short"] * 20, label=[0, 1] * 20)
     backbone = backbones.load("tiny", "fp32")
     prepared = prepare(tiny.replace(task="sst2", template=None, label_words=None), backbone)
-    assert prepared.train.truncated + prepared.selection.truncated == 20
-    assert prepared.test.truncated == 0
-    assert max(prepared.train.lengths) <= backbone.window - tiny.length
+    assert prepared.train.truncated_count + prepared.selection.truncated_count == 20
+    assert prepared.test.truncated_count == 0
+    assert max(prepared.train.token_counts) <= backbone.window - tiny.length
     with pytest.raises(ValueError, match="window of tiny is 256"):
         prepare(tiny.replace(length=256), backbone)
 
@@ -268,19 +268,19 @@ def test_the_text_is_cut_to_the_window_less_the_prompt_to_max_tokens_and_to_the_
     assert data.max_input_tokens(fine_tuning, backbone) == backbone.window
     dept = tiny.replace(method="dept", options={"update_tokens": 30})
     assert data.max_input_tokens(dept, backbone) == 30
-    assert prepare(dept, backbone).train.lengths.max() == 30
+    assert prepare(dept, backbone).train.token_counts.max() == 30
 
 
 def test_only_training_texts_are_left_out_by_length(tiny):
     backbone = backbones.load("tiny", "fp32")
     all_lengths, short = prepare(tiny, backbone), prepare(tiny.replace(train_max_tokens=40), backbone)
     assert 0 < len(short.train) < len(all_lengths.train)
-    assert short.train.lengths.max() <= 40
+    assert short.train.token_counts.max() <= 40
     assert np.array_equal(short.selection.example_ids, all_lengths.selection.example_ids)
     assert len(short.test) == len(all_lengths.test)
     assert "to 40 tokens" in short.protocol
     long = prepare(tiny.replace(train_min_tokens=41), backbone)
-    assert long.train.lengths.min() >= 41
+    assert long.train.token_counts.min() >= 41
     assert len(long.train) + len(short.train) == len(all_lengths.train)
     with pytest.raises(ValueError, match="no training text is left after train_max_tokens = 3: the texts have"):
         prepare(tiny.replace(train_max_tokens=3), backbone)

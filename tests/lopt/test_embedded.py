@@ -62,10 +62,12 @@ def test_the_bf16_folder_gives_the_same_bits_as_rounding_at_load(tmp_path, monke
 def test_movie_snippets_are_complete():
     task = tasks.get("movie_snippets")
     splits = {split: load_split(task, split) for split in ("train", "test")}
-    labels = np.array([example.label for examples in splits.values() for example in examples])
+    labels = np.array([example.class_number for examples in splits.values() for example in examples])
     assert np.bincount(labels).tolist() == [5061, 4982]
     assert len(splits["test"]) >= 500
-    texts = {split: {example.fields["text"].lower() for example in examples} for split, examples in splits.items()}
+    texts = {
+        split: {example.text_by_column["text"].lower() for example in examples} for split, examples in splits.items()
+    }
     assert not texts["train"] & texts["test"]
 
 

@@ -123,7 +123,7 @@ def test_the_time_of_examples_that_are_not_measured_is_estimated(tiny):
         for config in (tiny, tiny.replace(test_examples=64))
     )
     assert measured_examples["score_s"] < 0.7 * all_examples["score_s"]
-    assert all_examples["score_s"] == prepared.test.lengths.sum() + (0 if Trial(tiny).backbone.flat else 120 * 4)
+    assert all_examples["score_s"] == prepared.test.token_counts.sum() + (0 if Trial(tiny).backbone.flat else 120 * 4)
     assert measurement["costs"][0]["score_s"] > 0
 
 
