@@ -338,7 +338,9 @@ def main(argv: list[str] | None = None) -> int:
             models[name] = measure_model(name, options, Path(folder))
     print("\n" + NOTES)
     settings = {name: value for name, value in vars(options).items() if name != "out"}
-    _common.save_result("gpu", {**context, "settings": settings, "models": models}, options.out, smoke=options.dry)
+    _common.save_result(
+        "gpu", {**context, "settings": settings, "models": models}, options.out, is_smoke_test=options.dry
+    )
     return 0
 
 

@@ -285,7 +285,9 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as arguments.scratch:
         tasks = {task: measure_task(arguments, task, names) for task in arguments.tasks.split(",")}
     print("\n" + NOTES)
-    _common.save_result("step", {**context, "settings": settings, "tasks": tasks}, arguments.out, smoke=arguments.quick)
+    _common.save_result(
+        "step", {**context, "settings": settings, "tasks": tasks}, arguments.out, is_smoke_test=arguments.quick
+    )
     return 0
 
 

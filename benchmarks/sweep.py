@@ -39,12 +39,12 @@ def write_examples(config: Any, folder: Path) -> dict[str, str]:
         The path of the file of each split.
     """
     from lopt import backbones, tasks
-    from lopt.data import prepare
+    from lopt.data import prepare_data
     from lopt.encoding import render
     from lopt.examples import load_split
 
     task, backbone = tasks.get(config.task), backbones.load(config.backbone, "fp32")
-    data, examples = prepare(config, backbone), load_split(task, task.train)
+    data, examples = prepare_data(config, backbone), load_split(task, task.train)
     template, files = backbone.fill_template(config.template or ""), {}
     for split, encoded in (("train", data.train), ("selection", data.selection)):
         assert not encoded.truncated_count, "Trainer would cut the template: raise max_tokens"
@@ -209,7 +209,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     chosen_options = {name: value for name, value in vars(options).items() if name != "out"}
     result = {**context, "settings": chosen_options, "rates": rates, "runs": runs_by_name}
-    _common.save_result("sweep", result, options.out, smoke=options.quick)
+    _common.save_result("sweep", result, options.out, is_smoke_test=options.quick)
     return 0
 
 

@@ -15,14 +15,14 @@ from torch import Tensor
 from lopt import backbones, methods, tasks
 from lopt.backbones import Backbone, Facts
 from lopt.config import TrialConfig
-from lopt.data import max_input_tokens, prepare
+from lopt.data import max_input_tokens, prepare_data
 from lopt.encoding import EncodedExamples, check_fields, encode
 from lopt.evaluation import predict_split
-from lopt.files import refuse_pointer
-from lopt.fingerprint import fingerprint
-from lopt.locations import local_copy, location
+from lopt.files import refuse_lfs_pointer
+from lopt.fingerprint import model_fingerprint
+from lopt.locations import local_copy, to_location
 from lopt.metrics import Predictions
-from lopt.records import dumps
+from lopt.records import to_json
 from lopt.soft_prompt import PROMPT_FILE, SoftPrompt
 from lopt.tasks import Task
 
@@ -89,7 +89,8 @@ class Prompt:
     def frozen_backbone(self) -> Backbone:
         """The backbone as it was before training. Raises ValueError if its weights are not those of that time."""
         backbone = self._load_backbone(methods.get(self.config.method).weights_precision(self.config.precision))
-        if backbone.revision != self.config.model_revision and self.results.get("weights") != fingerprint(backbone):
+        is_other_revision = backbone.revision != self.config.model_revision
+        if is_other_revision and self.results.get("weights") != model_fingerprint(backbone):
             check_revisions(self.config, self.config.data_revision, backbone.revision)
         if self.soft_prompt is not None and self.soft_prompt.prompt.shape[1] != backbone.width:
             raise ValueError(
@@ -125,7 +126,7 @@ class Prompt:
             ValueError: data or weights are not available, or are not those of training.
         """
         self._check_task()
-        data = prepare(self.config, self.backbone)
+        data = prepare_data(self.config, self.backbone)
         check_revisions(self.config, data.revision, self.config.model_revision)
         return self._predict_split(data.test, on_progress=lambda count: None)
 
@@ -172,15 +173,14 @@ class Prompt:
     def _check_task(self) -> None:
         """Raise ValueError if the installed task, whose rows are to be scored, differs from the task of training."""
         try:
-            installed_task = tasks.get(self.config.task)
+            task = tasks.get(self.config.task)
         except ValueError as error:
             raise ValueError(f"this prompt cannot be scored again without the rows of its task: {error}") from None
         for name, attribute in (("classes", "classes"), ("columns", "columns"), ("cut", "cut_column")):
-            trained, installed = getattr(self.task, attribute), getattr(installed_task, attribute)
+            trained, installed = getattr(self.task, attribute), getattr(task, attribute)
             if trained != installed:
                 raise ValueError(
-                    f"trained with `{name}` {trained}, but task {installed_task.name} now has {installed}: "
-                    "restore the task"
+                    f"trained with `{name}` {trained}, but task {task.name} now has {installed}: restore the task"
                 )
 
     def _predict_split(self, encoded: EncodedExamples, on_progress: Callable[[int], None]) -> Predictions:
@@ -213,7 +213,7 @@ class Prompt:
             "task": {name: getattr(self.task, attribute) for name, attribute in _TASK_ATTRIBUTE_BY_ENTRY.items()},
             **results,
         }
-        (Path(folder) / _DESCRIPTION_FILE).write_text(dumps(description))
+        (Path(folder) / _DESCRIPTION_FILE).write_text(to_json(description))
         return Path(folder)
 
 
@@ -256,7 +256,7 @@ def load_prompt(folder: str | Path, *, backbone: str | Path | None = None) -> Pr
         ValueError: the folder does not hold a trained prompt, or its files do not belong together.
         OSError: the URL's file system cannot be reached.
     """
-    source = location(folder)
+    source = to_location(folder)
     with local_copy(source) as local_folder:
         return _read_prompt(local_folder, str(source), backbone=None if backbone is None else str(backbone))
 
@@ -267,7 +267,7 @@ def _read_prompt(folder: Path, display_name: str, backbone: str | None) -> Promp
             raise ValueError(
                 f"{display_name} holds no trained prompt: {file_name} is missing; give artifacts/<key> of a run"
             )
-        refuse_pointer(folder / file_name)
+        refuse_lfs_pointer(folder / file_name)
     try:
         description = json.loads((folder / _DESCRIPTION_FILE).read_text())
         config_values, tensors = description["config"], load_file(folder / PROMPT_FILE)

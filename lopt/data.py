@@ -32,7 +32,7 @@ class TaskData:
     Attributes:
         protocol: how the parts were drawn, in words.
         report_split: name of the reported split.
-        report_size: number of the reported examples before a subset was drawn.
+        report_split_size: number of the reported examples before a subset was drawn.
         revision: fingerprint of the task's splits (`data_revision`).
     """
 
@@ -41,7 +41,7 @@ class TaskData:
     test: EncodedExamples
     protocol: str
     report_split: str
-    report_size: int
+    report_split_size: int
     revision: str
 
 
@@ -91,7 +91,7 @@ def max_input_tokens(config: TrialConfig, backbone: Backbone) -> int:
     return min([tokens_beside_prompt, *(limit for limit in other_limits if limit is not None)])
 
 
-def prepare(config: TrialConfig, backbone: Backbone) -> TaskData:
+def prepare_data(config: TrialConfig, backbone: Backbone) -> TaskData:
     """Return the data of one trial. Trials that differ only in method, seed or learning rate share one copy.
 
     Raises:
@@ -160,13 +160,15 @@ def _prepare_from_cache_key(
     data_dir: str | None,
 ) -> TaskData:
     """Return the data of a trial, with texts cut to `max_tokens` and notes on the label words in the protocol."""
-    parts, protocol, revision, report_size = _draw_and_tokenise(task, settings, tokenizer_of_model, template, data_dir)
+    parts, protocol, revision, report_split_size = _draw_and_tokenise(
+        task, settings, tokenizer_of_model, template, data_dir
+    )
     tokenizer = tokenizer_of_model.tokenizer
     train, selection, test = (
         cut_long_texts(encoded, tokenizer, task, template, examples, max_tokens) for encoded, examples in parts
     )
     protocol = "; ".join([protocol, *label_words.label_word_notes(tokenizer.backend_tokenizer, template, words)])
-    return TaskData(train, selection, test, protocol, task.report, report_size, revision)
+    return TaskData(train, selection, test, protocol, task.report, report_split_size, revision)
 
 
 _TokenisedExamples = tuple[EncodedExamples, list[Example]]
@@ -208,4 +210,4 @@ def _draw_and_tokenise(
         else:
             encoded = encode_whole(tokenizer, task, template, part_examples)
         tokenised_parts.append((encoded, part_examples))
-    return tuple(tokenised_parts), parts.protocol, splits.revision, parts.report_size
+    return tuple(tokenised_parts), parts.protocol, splits.revision, parts.report_split_size

@@ -12,7 +12,7 @@ from lopt import backbones, memory
 from lopt.backbones import Backbone
 from lopt.batches import collate, evaluation_batches
 from lopt.config import TrialConfig
-from lopt.data import prepare
+from lopt.data import prepare_data
 from lopt.encoding import EncodedExamples
 from lopt.lanes import Lanes
 from lopt.metrics import Predictions
@@ -71,7 +71,7 @@ def measure_baselines(config: TrialConfig) -> dict[str, Any]:
     """
     config = resolve(config)
     backbone = backbones.load(config.backbone, config.precision)
-    data = prepare(config, backbone)
+    data = prepare_data(config, backbone)
     predictions = predict_split(backbone, None, data.test, backbone.label_ids(config.label_words or ()))
     return {
         "backbone": config.backbone,

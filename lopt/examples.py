@@ -12,7 +12,7 @@ from typing import Any
 
 from lopt import tasks
 from lopt.encoding import Example
-from lopt.errors import cut_short, import_optional, short_repr
+from lopt.errors import cut_after_word, import_optional, short_repr
 from lopt.rows import read_rows
 from lopt.tasks import Division, Row, Task
 
@@ -81,7 +81,7 @@ def _load_hub_rows(task: Task, split_name: str) -> tuple[Iterable[Row], str]:
     try:
         return datasets.load_dataset(*task.hub, split=split_name), source
     except Exception as error:  # the hub's client raises exceptions of many types; the user needs one line
-        reason = cut_short(" ".join(str(error).split()) or type(error).__name__)
+        reason = cut_after_word(" ".join(str(error).split()) or type(error).__name__)
         raise ValueError(
             f"{source} cannot be loaded ({reason}); set LOPT_DATA_DIR to a folder with "
             f"{task.name}/{split_name}.parquet, or use task movie_snippets, which needs no hub"

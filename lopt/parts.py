@@ -42,7 +42,7 @@ class Parts:
         selection_pool: the examples that the selection examples are drawn from.
         protocol: how the parts were drawn, in words.
         notes: sentences that a plan shows about the parts.
-        report_size: number of the reported examples before a subset was drawn.
+        report_split_size: number of the reported examples before a subset was drawn.
     """
 
     train: np.ndarray
@@ -51,7 +51,7 @@ class Parts:
     selection_pool: Sequence[Example]
     protocol: str
     notes: tuple[str, ...]
-    report_size: int
+    report_split_size: int
 
 
 def stratified_sample(labels: np.ndarray, size: int, generator: np.random.RandomState) -> np.ndarray:
@@ -210,7 +210,7 @@ def draw_parts(
         selection_pool=selection_pool,
         protocol="; ".join([protocol, *preparation]),
         notes=(*notes, *preparation),
-        report_size=len(report_candidates),
+        report_split_size=len(report_candidates),
     )
 
 

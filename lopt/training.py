@@ -24,14 +24,14 @@ from lopt.artifact import Prompt, check_revisions, load_prompt
 from lopt.batches import collate, training_batches
 from lopt.checkpoint import TRIAL_ATTRIBUTES, Checkpoint
 from lopt.config import TrialConfig
-from lopt.data import prepare
+from lopt.data import prepare_data
 from lopt.dropout import seeded_masks
 from lopt.evaluation import predict_split
 from lopt.failure import error_entry
-from lopt.fingerprint import fingerprint
+from lopt.fingerprint import model_fingerprint
 from lopt.metrics import Predictions
 from lopt.optim import make_optimizer, rate_factor
-from lopt.records import Evaluation, TrialRecord, now, provenance
+from lopt.records import Evaluation, TrialRecord, collect_provenance, utc_now
 from lopt.resolve import resolve
 
 # A trial has diverged when its loss is this many times larger than both the loss of guessing and its own first loss.
@@ -74,12 +74,12 @@ class Trial:
     """
 
     def __init__(self, config: TrialConfig, *, phase: str = "confirm") -> None:
-        self._began_at, self.started_at = time.monotonic(), now()
+        self._began_at, self.started_at = time.monotonic(), utc_now()
         config = resolve(config)
         self.config, self.phase = config, phase
         self.method = methods.get(config.method)
         frozen_backbone = backbones.load(config.backbone, self.method.weights_precision(config.precision))
-        self.data = prepare(config, frozen_backbone)
+        self.data = prepare_data(config, frozen_backbone)
         check_revisions(config, self.data.revision, frozen_backbone.revision)
         self.label_ids = frozen_backbone.label_ids(config.label_words or ())
         self.label_ids_on_cpu = tuple(self.label_ids.tolist())  # the same ids for code that runs on the CPU
@@ -119,17 +119,17 @@ class Trial:
         if not self._trains_alone:
             memory.reset_peak(self.backbone.device)
             self._trains_alone = True
-        step_began = time.perf_counter()
+        step_start_s = time.perf_counter()
         self.update()
         is_evaluation_due = self.close_interval()
-        step_ended = time.perf_counter()
-        self.train_time_s += step_ended - step_began
+        step_end_s = time.perf_counter()
+        self.train_time_s += step_end_s - step_start_s
         if not is_evaluation_due:
             return None
         with torch.no_grad():
             soft_prompt = self.soft_prompt()
         predictions = predict_split(self.backbone, soft_prompt, self.data.selection, self.label_ids)
-        self.evaluation_time_s += time.perf_counter() - step_ended
+        self.evaluation_time_s += time.perf_counter() - step_end_s
         return self.record_evaluation(predictions)
 
     def update(self) -> Tensor:
@@ -276,11 +276,11 @@ class Trial:
                 "test_loss": predictions.loss,
                 "test_n": len(predictions.gold),
                 "test_split": self.data.report_split,
-                "test_split_size": self.data.report_size,
+                "test_split_size": self.data.report_split_size,
                 "majority_accuracy": predictions.majority_share,
             }
             counts = {"trainable_parameters": self.counts.trainable, "stored_parameters": self.counts.stored}
-            prompt.write_description(folder, {**scores, **counts, "weights": fingerprint(prompt.frozen_backbone)})
+            prompt.write_description(folder, {**scores, **counts, "weights": model_fingerprint(prompt.frozen_backbone)})
         return scores
 
     def _make_record(self, status: str, **fields: Any) -> TrialRecord:
@@ -310,7 +310,7 @@ class Trial:
             peak_memory_bytes=memory.peak_bytes(self.backbone.device) if self._trains_alone else None,
             tokens=self.tokens,
             started_at=self.started_at,
-            provenance=provenance(data_revision=self.data.revision, model_revision=self.backbone.revision),
+            provenance=collect_provenance(data_revision=self.data.revision, model_revision=self.backbone.revision),
             **fields,
         )
 

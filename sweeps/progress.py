@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from lopt.errors import cut_short, discard_output
+from lopt.errors import cut_after_word, discard_output
 from lopt.records import TrialRecord
 from lopt.settings import METRICS
 from sweeps.listener import Listener
@@ -154,7 +154,7 @@ def _describe_end(job: Job, record: TrialRecord) -> str:
     if record.status == "failed":
         error = record.error or {}
         lines = str(error.get("message") or "").splitlines() or [""]
-        return f"{job}: failed, {error.get('type')}: {cut_short(lines[0], 120)}"
+        return f"{job}: failed, {error.get('type')}: {cut_after_word(lines[0], 120)}"
     text = f"{job}: {record.status} at step {record.steps:,}"
     if record.selection_score is not None:
         text += f", {_format_score(record)} on held-out examples"

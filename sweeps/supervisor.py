@@ -10,9 +10,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lopt.errors import cut_short
+from lopt.errors import cut_after_word
 from lopt.failure import failed_record
-from lopt.records import TrialRecord, now
+from lopt.records import TrialRecord, utc_now
 from sweeps.budget import Budget
 from sweeps.listener import Listener, Listeners
 from sweeps.results.run_folder import StoreError
@@ -87,7 +87,7 @@ class Supervisor:
         if trial is None:
             return None
         job = self._job_of(trial)
-        self._running_trials[name] = _RunningTrial(trial=trial, job=job, began_at=now())
+        self._running_trials[name] = _RunningTrial(trial=trial, job=job, began_at=utc_now())
         earlier_record = self._store.read(job.key)
         if earlier_record is not None and earlier_record.status == "failed":
             self._store.set_aside(earlier_record)
@@ -178,7 +178,7 @@ class Supervisor:
 
     def _write_death(self, running_trial: _RunningTrial, error: Exception | None) -> TrialRecord:
         """Write and return the record of a trial whose process died without leaving one."""
-        reason = f": {type(error).__name__}: {cut_short(' '.join(str(error).split()), 500)}" if error else ""
+        reason = f": {type(error).__name__}: {cut_after_word(' '.join(str(error).split()), 500)}" if error else ""
         job = running_trial.job
         record = failed_record(
             job.config,

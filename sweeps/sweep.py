@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lopt import exit_codes, tasks
-from lopt.config import TrialConfig, folder_name
+from lopt.config import TrialConfig, name_without_path
 from sweeps import trackers
 from sweeps.budget import Budget, OutOfTime
 from sweeps.listener import Listener, Listeners
@@ -219,10 +219,11 @@ class Sweep(Listener):
     def _indices_without_baseline(self, configs: list[TrialConfig]) -> list[int]:
         """Return the index of one configuration for each pair of backbone and task that has no baseline yet."""
         stored_pairs = {
-            (folder_name(baseline["backbone"]), folder_name(baseline["task"])) for baseline in self.store.baselines()
+            (name_without_path(baseline["backbone"]), name_without_path(baseline["task"]))
+            for baseline in self.store.baselines()
         }
         first_index_by_pair = {
-            (folder_name(config.backbone), folder_name(config.task)): index
+            (name_without_path(config.backbone), name_without_path(config.task)): index
             for index, config in reversed(list(enumerate(configs)))
         }
         return [index for pair, index in first_index_by_pair.items() if pair not in stored_pairs]

@@ -41,7 +41,7 @@ class Vocabulary:
         """Return the embeddings `[X, H]` of token ids `[X]`, in float64."""
         return self.embed(ids).double().cpu().numpy()
 
-    def ordinary_ids(self, count: int) -> np.ndarray:
+    def ordinary_token_ids(self, count: int) -> np.ndarray:
         """Return the first `count` token ids that are not special.
 
         They belong to the commonest tokens, because vocabularies are sorted by frequency or in the order of BPE's
@@ -192,7 +192,7 @@ class Backbone(ABC):
                 logits_BC = self._logits_from_rows_of_head(state_BH, label_ids_C)
         return _at_least_fp32(logits_BC)
 
-    def row_tokens(self, soft_prompt: SoftPrompt, length: int) -> int:
+    def token_count_of_row(self, soft_prompt: SoftPrompt, length: int) -> int:
         """Return how many tokens a row with a text of this length takes in a pass of several rows.
 
         From this the number of rows in a pass is computed.

@@ -18,7 +18,7 @@ from typing import ClassVar
 
 from filelock import FileLock
 
-from lopt.backbones import Backbone, Facts, from_source
+from lopt.backbones import Backbone, Facts, load_from_source
 from lopt.errors import import_optional
 from lopt.packages import cache_entry, fetch_package, make_once
 
@@ -124,7 +124,7 @@ class EmbeddedSpec:
     def load(self, name: str, precision: str) -> Backbone:
         from lopt.backbones.causal import CausalBackbone
 
-        return from_source(
+        return load_from_source(
             CausalBackbone, "AutoModelForCausalLM", name, self.revision(name), folder(precision), precision
         )
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from lopt.backbones import Backbone, Facts
 from lopt.ranges import Range
-from lopt.registry import nearest
+from lopt.registry import did_you_mean
 from lopt.settings import TrialSettings
 from lopt.soft_prompt import SoftPrompt
 from lopt.types import Tensor
@@ -196,7 +196,7 @@ class Method(ABC):
             raise ValueError(f"rank is {rank}, but {self.name} has no rank: leave it out")
         for name in options:
             if name not in self.OPTIONS:
-                valid_options = f"{', '.join(self.OPTIONS) or 'none'}.{nearest(name, self.OPTIONS)}"
+                valid_options = f"{', '.join(self.OPTIONS) or 'none'}.{did_you_mean(name, self.OPTIONS)}"
                 raise ValueError(f"unknown option {name!r} of method {self.name}; valid: {valid_options}")
         all_options = {**self.OPTIONS, **options}
         self.check_options(all_options)
@@ -230,7 +230,7 @@ def check_choice_option(name: str, value: Any, valid_words: Iterable[str]) -> No
     """Raise ValueError unless an option is one of the valid words."""
     valid_words = tuple(valid_words)
     if value not in valid_words:
-        raise ValueError(f"{name} is {value!r}; valid: {', '.join(valid_words)}.{nearest(value, valid_words)}")
+        raise ValueError(f"{name} is {value!r}; valid: {', '.join(valid_words)}.{did_you_mean(value, valid_words)}")
 
 
 def check_init_option(value: Any) -> str:

@@ -19,7 +19,7 @@ from lopt.types import Tensor
 if TYPE_CHECKING:
     import numpy as np
 
-    from lopt.initial import Draw
+    from lopt.initial import DrawFunction
 
 LEAST_USUAL_LENGTH, LENGTH_PER_RANK = 20, 4  # from LoPT's paper: n = 20 and r = ⌊n/4⌋
 LONGEST = 100  # the largest n in the papers
@@ -42,7 +42,7 @@ class Factor:
     """
 
     shape: tuple[int, ...]
-    draw: Draw
+    draw: DrawFunction
     trainable: bool = True
     seed: int | None = None
 

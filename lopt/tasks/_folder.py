@@ -25,7 +25,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lopt.registry import nearest
+from lopt.registry import did_you_mean
 from lopt.rows import read_rows
 from lopt.tasks._task import Division, Row, Task
 
@@ -68,7 +68,7 @@ def _parse_task(folder: Path, toml_text: str) -> Task:
     for key in entries:
         if key not in _VALID_KEYS:
             raise ValueError(
-                f"{task_file}: unknown entry {key!r}; valid: {', '.join(_VALID_KEYS)}.{nearest(key, _VALID_KEYS)}"
+                f"{task_file}: unknown entry {key!r}; valid: {', '.join(_VALID_KEYS)}.{did_you_mean(key, _VALID_KEYS)}"
             )
     missing_keys = [key for key in (*_REQUIRED_KEYS, *(() if "data" in entries else _SPLIT_KEYS)) if key not in entries]
     if missing_keys:

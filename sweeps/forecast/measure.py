@@ -61,7 +61,7 @@ def measure(configs: Sequence[Mapping[str, Any]], packed_count: int | None, thre
         `hardware`: the machine, as in records.
     """
     from lopt import backbones
-    from lopt.records import provenance
+    from lopt.records import collect_provenance
 
     set_threads(thread_count)
     trial_configs = [TrialConfig.from_dict(values) for values in configs]
@@ -83,7 +83,7 @@ def measure(configs: Sequence[Mapping[str, Any]], packed_count: int | None, thre
         "costs": [cost_by_index[index] for index in range(len(trial_configs))],
         "figures": figures,
         "spread": max(spreads),
-        "hardware": provenance()["hardware"],
+        "hardware": collect_provenance()["hardware"],
     }
 
 
@@ -240,7 +240,7 @@ def _pass_tokens(config: TrialConfig, backbone: Backbone, lengths: np.ndarray) -
     soft_prompt = methods.get(config.method).begin(backbone, config).soft_prompt()
     assert soft_prompt is not None
     distinct_lengths, counts = np.unique(lengths, return_counts=True)
-    return float(counts @ [backbone.row_tokens(soft_prompt, int(length)) for length in distinct_lengths])
+    return float(counts @ [backbone.token_count_of_row(soft_prompt, int(length)) for length in distinct_lengths])
 
 
 def _step_tokens(config: TrialConfig, backbone: Backbone, train: EncodedExamples) -> float:
@@ -256,7 +256,7 @@ def _costs(config: TrialConfig, rates: _Rates, backbone: Backbone) -> dict[str, 
     """Return the times of a trial, in seconds. Evaluations are those of all its examples, not of the measured part."""
     from lopt import data
 
-    trial_data = data.prepare(config, backbone)
+    trial_data = data.prepare_data(config, backbone)
     return {
         "fixed_s": rates.fixed_s,
         "min_step_s": rates.min_step_s,

@@ -4,7 +4,7 @@ from dataclasses import asdict, astuple
 from typing import Any
 
 from lopt import backbones, data, tasks
-from lopt.errors import one_line
+from lopt.errors import to_one_line
 from lopt.settings import METRICS
 from sweeps.planning import sizes
 from sweeps.planning.plan import Plan
@@ -73,7 +73,7 @@ def format_plan(plan: Plan, run: str) -> str:
 
 def plan_notes(plan: Plan) -> list[str]:
     """Return notes on the tasks' rows and label words. A user should read them before anything runs."""
-    return list(dict.fromkeys(one_line(note) for cell in plan.cells for note in data.plan_notes(cell.sample_trial)))
+    return list(dict.fromkeys(to_one_line(note) for cell in plan.cells for note in data.plan_notes(cell.sample_trial)))
 
 
 def _count_text(count: int, noun: str) -> str:

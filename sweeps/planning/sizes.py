@@ -6,7 +6,7 @@ from itertools import chain, cycle, islice
 
 from lopt import backbones, methods, tasks
 from lopt.config import TrialConfig
-from lopt.records import dumps
+from lopt.records import to_json
 from sweeps.planning.plan import Plan
 from sweeps.space import Cell
 
@@ -101,7 +101,7 @@ def _artifact_bytes(config: TrialConfig) -> int:
     counts = method.counts(shape)
     bytes_per_name = _TENSOR_NAME_BYTES if method.uses_length else _WEIGHT_NAME_BYTES
     name_bytes = bytes_per_name * method.stored_tensor_count(shape)
-    description_bytes = len(dumps(config.to_dict()).encode()) + _DESCRIPTION_BYTES
+    description_bytes = len(to_json(config.to_dict()).encode()) + _DESCRIPTION_BYTES
     return _bytes_per_parameter(config) * (counts.trainable + counts.materialised) + name_bytes + description_bytes
 
 

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lopt.records import TrialRecord, now
+from lopt.records import TrialRecord, utc_now
 from sweeps.trackers import Tracker
 from sweeps.work.job import SCORE, STEP, Job, Report
 
@@ -48,7 +48,14 @@ class Events(Tracker):
         self._write("ended", job, status=record.status, step=record.steps, score=record.selection_score)
 
     def _write(self, event: str, job: Job, **details: Any) -> None:
-        event_dict = {"time": now(), "event": event, "key": job.key, "phase": job.phase, "cell": job.cell, **details}
+        event_dict = {
+            "time": utc_now(),
+            "event": event,
+            "key": job.key,
+            "phase": job.phase,
+            "cell": job.cell,
+            **details,
+        }
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(event_dict) + "\n")
 

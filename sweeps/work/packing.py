@@ -48,7 +48,7 @@ def tokens_per_step(backbone: Backbone, config: TrialConfig, data: TaskData) -> 
     soft_prompt = methods.get(config.method).begin(backbone, config).soft_prompt()
     assert soft_prompt is not None
     text_lengths, text_counts = np.unique(data.train.token_counts, return_counts=True)
-    token_counts = [backbone.row_tokens(soft_prompt, int(text_length)) for text_length in text_lengths]
+    token_counts = [backbone.token_count_of_row(soft_prompt, int(text_length)) for text_length in text_lengths]
     return min(config.batch_size, len(data.train)) * float(np.average(token_counts, weights=text_counts))
 
 

@@ -11,7 +11,7 @@ import torch
 from lopt import TrialConfig, backbones, load_prompt, train
 from lopt.__main__ import main
 from lopt.backbones import _names
-from lopt.fingerprint import fingerprint
+from lopt.fingerprint import model_fingerprint
 from tests.bad_input import refused, run_command
 from tests.tiny_models import make_model, make_tokenizer
 
@@ -223,7 +223,7 @@ def test_a_fingerprint_depends_on_the_weights_and_the_tokenizer_alone(tmp_path):
     (tmp_path / "copy" / "more.json").write_text("{}")
     copy = backbones.load(str(tmp_path / "copy"), "fp32")
     assert original.revision != copy.revision
-    assert fingerprint(original) == fingerprint(copy)
-    assert fingerprint(original) != fingerprint(backbones.load(str(tmp_path / "copy"), "fp64"))
+    assert model_fingerprint(original) == model_fingerprint(copy)
+    assert model_fingerprint(original) != model_fingerprint(backbones.load(str(tmp_path / "copy"), "fp64"))
     copy.tokenizer.add_tokens(["brown fox"])
-    assert fingerprint(original) != fingerprint(copy)
+    assert model_fingerprint(original) != model_fingerprint(copy)

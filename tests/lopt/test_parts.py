@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lopt import backbones, data, tasks, train
 from lopt.config import TrialConfig
-from lopt.data import prepare
+from lopt.data import prepare_data
 from lopt.encoding import Example
 from lopt.examples import _reported_ids, load_split
 from lopt.tasks import Division
@@ -63,7 +63,7 @@ def write_task(tmp_path):
 
 
 def prepare_on_tiny(config):
-    return prepare(config, backbones.load("tiny", "fp32"))
+    return prepare_data(config, backbones.load("tiny", "fp32"))
 
 
 def refusal(config):

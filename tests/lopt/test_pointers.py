@@ -10,7 +10,7 @@ from lopt import backbones
 from lopt.__main__ import main as command
 from lopt.config import TrialConfig
 from lopt.examples import load_split
-from lopt.files import refuse_pointer
+from lopt.files import refuse_lfs_pointer
 from lopt.tasks import Task
 from sweeps.run import main as sweep
 from tests.bad_input import refused, run_command
@@ -68,4 +68,4 @@ def test_a_file_that_is_not_a_pointer_passes(tmp_path):
     (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "long").write_bytes(POINTER * 20)
     for name in ("text", "empty", "long", "nowhere"):
-        refuse_pointer(tmp_path / name)
+        refuse_lfs_pointer(tmp_path / name)

@@ -353,7 +353,7 @@ def test_t5s_own_tokenizer_gives_the_expected_label_and_sentinel_tokens(shared):
     ids = t5_tokenizer(text)["input_ids"]
     assert ids[-2:] == [32099, t5_tokenizer.eos_token_id]
     vocabulary = backbone.vocabulary((" yes", " no"))
-    ordinary = vocabulary.ordinary_ids(5000)
+    ordinary = vocabulary.ordinary_token_ids(5000)
     assert len(ordinary) == 5000
     assert not set(ordinary.tolist()) & set(t5_tokenizer.all_special_ids)
     weight_VH = backbone.model.shared.weight.detach().double().numpy()

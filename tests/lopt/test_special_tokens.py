@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from lopt import backbones, load_prompt, tasks, tokens, train
 from lopt.backbones.causal import CausalBackbone
-from lopt.data import prepare
+from lopt.data import prepare_data
 from lopt.encoding import Example, cut_long_texts, encode, encode_whole
 from tests.tiny_models import make_model, make_tokenizer
 
@@ -124,7 +124,7 @@ def test_training_and_prediction_read_the_same_ids(tmp_path, tiny):
     make_model("llama").save_pretrained(tmp_path / "model")
     tokenizer_with_processor(PROCESSORS["bos and eos"]).save_pretrained(tmp_path / "model")
     config = tiny.replace(backbone=str(tmp_path / "model"))
-    data = prepare(config, backbones.load(config.backbone, "fp32"))
+    data = prepare_data(config, backbones.load(config.backbone, "fp32"))
     last_id = make_tokenizer("gpt2")("was")["input_ids"][-1]
     assert {ids[-1] for part in (data.train, data.selection, data.test) for ids in part.token_ids} == {last_id}
     record = train(config, artifact=tmp_path / "prompt")

@@ -17,7 +17,7 @@ import torch
 
 from lopt import tasks
 from lopt.config import TrialConfig
-from lopt.data import prepare
+from lopt.data import prepare_data
 from lopt.encoding import Example, encode, encode_whole, render
 from lopt.examples import load_split
 
@@ -244,13 +244,13 @@ def trial(name, **changes):
 
 @pytest.mark.parametrize("name", HALF_SIZES)
 def test_halves_of_validation_are_the_same_as_in_the_quoted_papers(name, backbones, real_data):
-    data = prepare(trial(name, holdout="validation"), backbones["gpt2"])
+    data = prepare_data(trial(name, holdout="validation"), backbones["gpt2"])
     order = torch.randperm(SPLIT_SIZES[name][1], generator=torch.Generator().manual_seed(42)).tolist()
     half = SPLIT_SIZES[name][1] // 2
     assert sorted(data.selection.example_ids) == sorted(order[:half])
     assert sorted(data.test.example_ids) == sorted(order[half:])
     assert (len(data.selection), len(data.test)) == HALF_SIZES[name]
-    assert data.report_size == HALF_SIZES[name][1]
+    assert data.report_split_size == HALF_SIZES[name][1]
     assert not set(data.selection.example_ids) & set(data.test.example_ids)
     assert "selected on" in data.protocol and "of one half of validation (seed 42)" in data.protocol
     assert data.protocol.endswith("reported on the other half of validation")
@@ -258,12 +258,12 @@ def test_halves_of_validation_are_the_same_as_in_the_quoted_papers(name, backbon
 
 def test_a_class_with_fewer_examples_than_shots_gives_all_of_them_and_the_protocol_says_so(backbones, real_data):
     settings = {"train_examples": None, "holdout": "validation"}
-    data = prepare(trial("cb", shots=20, **settings), backbones["gpt2"])
+    data = prepare_data(trial("cb", shots=20, **settings), backbones["gpt2"])
     assert np.bincount(data.train.labels).tolist() == [20, 20, 16]
     assert "trained on 56 (20 of each class; only 16 of neutral) training examples" in data.protocol
 
-    all_selection = prepare(trial("cb", **settings), backbones["gpt2"]).selection
-    few = prepare(trial("cb", shots=4, **settings), backbones["gpt2"])
+    all_selection = prepare_data(trial("cb", **settings), backbones["gpt2"]).selection
+    few = prepare_data(trial("cb", shots=4, **settings), backbones["gpt2"])
     assert np.bincount(few.train.labels).tolist() == [4, 4, 4]
     assert "trained on 12 (4 of each class) training examples" in few.protocol
     expected = np.minimum(4, np.bincount(all_selection.labels, minlength=3))
@@ -272,7 +272,7 @@ def test_a_class_with_fewer_examples_than_shots_gives_all_of_them_and_the_protoc
     assert f"selected on {expected.sum()} of one half of validation" in few.protocol
 
     # Selection examples that are held out of the training split are missing for training.
-    with_hold_out = prepare(trial("cb", train_examples=None, shots=16), backbones["gpt2"])
+    with_hold_out = prepare_data(trial("cb", train_examples=None, shots=16), backbones["gpt2"])
     neutral = np.bincount(with_hold_out.train.labels)[2]
     assert neutral < 16
     assert f"only {neutral} of neutral)" in with_hold_out.protocol
@@ -316,10 +316,10 @@ def test_a_long_input_loses_only_the_end_of_its_passage(name, most, model, backb
 def test_the_cut_inputs_of_a_trial_are_counted(model, backbones, real_data):
     sizes = {"selection_examples": 50, "test_examples": 200}
     config = trial("boolq", backbone=MODELS[model], max_tokens=64, holdout="validation", **sizes)
-    data = prepare(config, backbones[model])
+    data = prepare_data(config, backbones[model])
     for part in (data.train, data.selection, data.test):
         assert part.token_counts.max() <= 64
     assert data.test.truncated_count > len(data.test) / 2
-    uncut = prepare(config.replace(max_tokens=None), backbones[model])
+    uncut = prepare_data(config.replace(max_tokens=None), backbones[model])
     assert uncut.test.token_counts.max() <= backbones[model].window - 20
     assert uncut.test.truncated_count < 5

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lopt import backbones, data, tasks, tokens
-from lopt.data import prepare
+from lopt.data import prepare_data
 from lopt.encoding import Example, cut_long_texts, encode_whole
 from lopt.tokens import TokenIds
 
@@ -149,7 +149,7 @@ def test_prepared_data_is_the_same_with_and_without_the_cache(cache_folder, tiny
         for config in (tiny, tiny.replace(max_tokens=20), tiny.replace(train_max_tokens=40, train_examples=20)):
             for function in (data._draw_and_tokenise, data._prepare_from_cache_key):
                 function.cache_clear()
-            prepared = prepare(config, backbone)
+            prepared = prepare_data(config, backbone)
             parts = (prepared.train, prepared.selection, prepared.test)
             results.append([_as_plain_values(part) for part in parts] + [prepared.protocol])
     assert results[:3] == results[3:6] == results[6:]

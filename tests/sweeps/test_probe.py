@@ -116,7 +116,7 @@ def test_known_times_are_measured(tiny, monkeypatch):
 def test_the_time_of_examples_that_are_not_measured_is_estimated(tiny):
     """The measurement evaluates 64 of 120 examples."""
     measurement = measure.measure(resolved(tiny), 2, None)
-    prepared = data.prepare(resolve(tiny), Trial(tiny).backbone)
+    prepared = data.prepare_data(resolve(tiny), Trial(tiny).backbone)
     assert len(prepared.test) == 120
     all_examples, measured_examples = (
         measure._costs(resolve(config), measure._Rates(0.0, 0.0, 1.0, 1.0, 1.0, 0.0), Trial(tiny).backbone)

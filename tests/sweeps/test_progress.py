@@ -9,7 +9,7 @@ import pytest
 
 from lopt.config import TrialConfig
 from lopt.failure import failed_record
-from lopt.records import now
+from lopt.records import utc_now
 from lopt.training import Trial
 from sweeps import spaces
 from sweeps.progress import Progress, format_duration
@@ -36,7 +36,12 @@ def record(tiny):
 def run_two_trials(record):
     """Give Progress the events of one trial that ends with this record, and of one that fails."""
     failed = failed_record(
-        JOB_B.config, RuntimeError("its process died"), phase="search", cell=JOB_B.cell, stratum="s", started_at=now()
+        JOB_B.config,
+        RuntimeError("its process died"),
+        phase="search",
+        cell=JOB_B.cell,
+        stratum="s",
+        started_at=utc_now(),
     )
     progress = Progress(total_count=2, done_count=0, steps_left=lambda steps: 6.0)
     progress.on_started(JOB_A)
