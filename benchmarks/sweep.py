@@ -161,7 +161,7 @@ def main(argv: list[str] | None = None) -> int:
         setting_texts = {name: str(value) for name, value in setting_values.items()}
         space = settings.with_settings(spaces.load(SPACE, "paper"), setting_texts)
         (cell,) = space.cells
-        config, rates = space.sample_trial(cell), [point["learning_rate"] for point in cell.first[: options.trials]]
+        config, rates = space.sample_config(cell), [point["learning_rate"] for point in cell.first[: options.trials]]
         rate_range = cell.search["learning_rate"]
         script_settings = {
             "model": model, "files": write_examples(config, Path(folder)), "label_words": list(config.label_words),

@@ -237,8 +237,7 @@ def _training_text(config: TrialConfig) -> str:
         "method": config.method,
         "length": config.length,
         "rank": config.rank,
-        "options": ", ".join(f"{name} {name_without_path(str(option))}" for name, option in config.options.items())
-        or None,
+        "options": ", ".join(f"{name} {name_without_path(str(it))}" for name, it in config.options.items()) or None,
         "optimiser": f"{config.optimizer}, rate {config.learning_rate:g}, weight decay {config.weight_decay:g}",
         "schedule": f"{config.schedule}, warm-up {config.warmup:g} of the steps",
         "steps": f"{config.max_steps:,} of batch {config.batch_size}, gradient norm clipped at {config.clip_norm:g}",

@@ -3,7 +3,7 @@
 When a time budget is used up, each running trial ends at its next evaluation, without a record, and goes back into the
 queue. The next command continues it from its checkpoint.
 
-queue.next ──> job ──> reports ──> early stopping, budget ──> continues or stops ──> record ──> queue.end
+queue.begin_next_trial ──> job ──> reports ──> early stopping, budget ──> continues or stops ──> record ──> queue.end
 """
 
 import json
@@ -74,7 +74,7 @@ class Supervisor:
         """Return whether the budget is spent. Running trials then end at their next evaluation, and no trial begins."""
         return self._budget.is_spent()
 
-    def next(self, name: str) -> Job | None:
+    def begin_next_trial(self, name: str) -> Job | None:
         """Begin the next trial under this name, and return its job; None if no trial may begin now.
 
         If it is None while no trial is running, the sweep is over.
@@ -83,7 +83,7 @@ class Supervisor:
             StoreError: Results cannot be written. `report` and `end` raise it, too.
         """
         self.is_held_back_by_budget = self._queue.has_waiting_trial and not self._budget.may_start()
-        trial = None if self.is_held_back_by_budget else self._queue.next()
+        trial = None if self.is_held_back_by_budget else self._queue.begin_next_trial()
         if trial is None:
             return None
         job = self._job_of(trial)

@@ -25,7 +25,7 @@ def check_space(space: Space) -> None:
         _check_ranges(space, cell)
         _check_first_points(space, cell)
         trials_id = (
-            f"{space.sample_trial(cell).key} {sorted((name, str(values)) for name, values in cell.search.items())}"
+            f"{space.sample_config(cell).key} {sorted((name, str(values)) for name, values in cell.search.items())}"
         )
         if trials_id in cell_name_by_trials_id:
             raise ValueError(

@@ -48,7 +48,7 @@ def most_tokens(plan: Plan) -> int | None:
     has no limit that is known without the data."""
     token_count = 0.0
     for cell, steps in _expected_steps(plan):
-        token_counts = [_most_tokens_per_step(config) for config in plan.space.largest_trials(cell)]
+        token_counts = [_most_tokens_per_step(config) for config in plan.space.largest_configs(cell)]
         if None in token_counts:
             return None
         token_count += steps * max(count for count in token_counts if count)
@@ -65,7 +65,7 @@ def _most_tokens_per_step(config: TrialConfig) -> int | None:
 def disk_use(plan: Plan) -> DiskUse:
     """Return the bytes that a run takes on disk: the records, the artifacts and predictions of confirm trials, and the
     checkpoints."""
-    configs_by_cell = [plan.space.largest_trials(cell) for cell in plan.space.cells]
+    configs_by_cell = [plan.space.largest_configs(cell) for cell in plan.space.cells]
     trial_count = plan.search_trial_count + (plan.confirm_trial_count or 0)
     evaluation_count = sum(
         steps / min(config.eval_every for config in configs)

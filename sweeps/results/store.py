@@ -79,7 +79,7 @@ class Store(RunFolder):
         """Return the path of a trial's record, whether or not the record exists."""
         return self.folder / "trials" / f"{check_key(key)}.json"
 
-    def artifact(self, key: str) -> Location:
+    def artifact_folder(self, key: str) -> Location:
         """Return the folder of a trial's artifact, whether or not it exists."""
         return self.folder / "artifacts" / check_key(key)
 
@@ -115,7 +115,7 @@ class Store(RunFolder):
         predictions = source.folder / "predictions" / f"{source_key}.parquet"
         if predictions.is_file():
             write_file(self.folder / "predictions" / f"{record.key}.parquet", predictions.read_bytes())
-        with local_copy(source.artifact(source_key)) as artifact:
+        with local_copy(source.artifact_folder(source_key)) as artifact:
             if artifact.is_dir():
                 self.write_artifact(record.key, artifact)
         self.write(record)
@@ -123,7 +123,7 @@ class Store(RunFolder):
     def write_artifact(self, key: str, folder: Path) -> None:
         """Copy the files of a folder into a trial's artifact. The JSON file that describes the artifact comes last."""
         for file in sorted(folder.iterdir(), key=lambda file: (file.suffix == ".json", file.name)):
-            write_file(self.artifact(key) / file.name, file.read_bytes())
+            write_file(self.artifact_folder(key) / file.name, file.read_bytes())
 
     def read(self, key: str) -> TrialRecord | None:
         """Return the record of a trial, or None if there is none or it is damaged.

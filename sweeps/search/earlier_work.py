@@ -76,7 +76,7 @@ def read_earlier_work(store: Store, space: Space) -> EarlierWork:
     Raises:
         ValueError: The run cannot continue with this space (see `space_changes` and `check_moved_folders`).
     """
-    store.remember_folders(space.all_sample_trials)
+    store.remember_folders(space.all_sample_configs)
     changes = space_changes(store, space)
     records = store.records()
     check_moved_folders(store, records)
@@ -218,7 +218,7 @@ def _has_same_trials(store: Store, space: Space, old: Mapping[str, Any], new: Ma
     if any(old_config_by_cell.get(cell["name"]) != cell["config"] for cell in new["cells"]):
         return False
     new_tasks = {
-        (name_without_path(config.task), config.template, config.label_words) for config in space.all_sample_trials
+        (name_without_path(config.task), config.template, config.label_words) for config in space.all_sample_configs
     }
     return all(
         (name_without_path(config["task"]), config["template"], tuple(config["label_words"])) in new_tasks

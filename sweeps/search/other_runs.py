@@ -59,7 +59,7 @@ class OtherRuns:
         Returns:
             The records of the reused trials, which have been copied into the sweep's store.
         """
-        self._add_copies_with_present_folders([resolve(config) for config in space.all_sample_trials])
+        self._add_copies_with_present_folders([resolve(config) for config in space.all_sample_configs])
         trial_count_by_cell = Counter(record.cell for record in finished if record.phase == "search")
         reused_records = []
         records = [record for record, _ in self._record_and_store_by_key.values()]

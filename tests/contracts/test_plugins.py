@@ -170,7 +170,7 @@ STOPPING = '''
         name = "strict"
         first = None
 
-        def report(self, key, step, value):
+        def report(self, key, step, score):
             self.first = self.first or key
             return step >= self.grace_steps and key != self.first
 

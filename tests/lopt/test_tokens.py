@@ -154,7 +154,7 @@ def test_prepared_data_is_the_same_with_and_without_the_cache(cache_folder, tiny
             results.append([_as_plain_values(part) for part in parts] + [prepared.protocol])
     assert results[:3] == results[3:6] == results[6:]
     assert len(list(cache_folder.iterdir())) >= 6
-    assert results[1][0]["truncated"] > 0
+    assert results[1][0]["truncated_count"] > 0
 
 
 def test_each_template_and_each_length_of_a_cut_text_has_its_file(cache_folder, tokenizer):

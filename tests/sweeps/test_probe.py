@@ -129,7 +129,7 @@ def test_the_time_of_examples_that_are_not_measured_is_estimated(tiny):
 
 def test_samples_of_a_cell_lie_in_its_ranges():
     table = spaces.load("ablation", "demo")
-    assert all(probe.sample_configs(table, cell) == [table.sample_trial(cell)] for cell in table.cells)
+    assert all(probe.sample_configs(table, cell) == [table.sample_config(cell)] for cell in table.cells)
     free_search = spaces.load("search", "demo")
     (cell,) = free_search.cells
     configs = probe.sample_configs(free_search, cell)
@@ -217,8 +217,8 @@ def test_the_spread_has_bounds(tiny, monkeypatch):
         test_resources = probe.Resources(
             device_count=1,
             max_concurrent=1,
-            shared_backbone_share=None,
-            alone_share=1.0,
+            shared_share=None,
+            solo_share=1.0,
             measure_start_s=lambda: 5.0,
             measure=lambda configs: {
                 "costs": [dict.fromkeys(COSTS, 0.1) for _ in configs],

@@ -46,7 +46,7 @@ def test_a_continued_sweep_runs_only_the_missing_trials_and_its_studies_know_the
         for cell_search in continued.cell_searches:
             assert cell_search.study.count_by_state()["complete"] == 3
     complete = Driver(space, by_rate, finished=uninterrupted.records.values())
-    assert complete.queue.counts() == (0, 0)
+    assert complete.queue.count_unfinished_trials() == (0, 0)
     assert complete.start() is None
     assert not complete.queue.has_waiting_trial
 

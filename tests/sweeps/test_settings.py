@@ -141,4 +141,4 @@ def test_a_key_with_the_methods_name_is_valid_before_and_after_the_method_is_set
     method_first = settings.with_settings(space, {"method": "lora", key: value})
     (cell,), (same_cell,) = key_first.cells, method_first.cells
     assert cell.search == same_cell.search
-    assert key_first.largest_trials(cell) == method_first.largest_trials(same_cell)
+    assert key_first.largest_configs(cell) == method_first.largest_configs(same_cell)

@@ -107,7 +107,7 @@ def half_readable_run(monkeypatch, tiny):
     record = make_record(tiny)
     store.write(record)
     for name in ("prompt.json", "prompt.safetensors", "more/inside"):
-        write_file(store.artifact(record.key) / name, b"content")
+        write_file(store.artifact_folder(record.key) / name, b"content")
 
     def cat_file(self, path, *arguments, **options):
         if path.endswith("prompt.safetensors"):
@@ -120,7 +120,7 @@ def half_readable_run(monkeypatch, tiny):
 
 def test_a_local_copy_of_a_folder_is_whole_or_fails(half_readable_run):
     store, record = half_readable_run
-    folder = store.artifact(record.key)
+    folder = store.artifact_folder(record.key)
     with pytest.raises(OSError, match="it took too long"), local_copy(folder):
         pass
     (folder / "prompt.safetensors").unlink()
