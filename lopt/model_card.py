@@ -125,7 +125,7 @@ def find_base_model(config: TrialConfig) -> BaseModel:
     """Return what a trial's backbone is called on machines that do not have this machine's folders."""
     name = config.backbone
     if name in backbones.names():
-        return BaseModel(backbones.facts(name).hub or name, is_folder=False)
+        return BaseModel(backbones.facts(name).hub_name or name, is_folder=False)
     mirror = os.environ.get("LOPT_MODEL_DIR")
     is_in_mirror = mirror and not os.path.isabs(name) and (Path(mirror) / name / "config.json").is_file()
     path = Path(os.path.expanduser(name))

@@ -182,7 +182,7 @@ class Sweep(Listener):
             identity=self.plan.space.identity(),
             command=self.command,
             profile=self.plan.space.profile,
-            left_out=self._left_out_keys,
+            left_out_keys=self._left_out_keys,
             titles=self._task_titles,
         )
         self._seconds_in_manifest = elapsed_s

@@ -80,7 +80,9 @@ def facts(name: str) -> Facts:
             if name == spec.name or local_folder(name) is None:
                 return known_facts
             # A folder below LOPT_MODEL_DIR may hold another model of this name, so its config gives the numbers.
-            return dataclasses.replace(_facts_from_config_file(name), licence=known_facts.licence, hub=known_facts.hub)
+            return dataclasses.replace(
+                _facts_from_config_file(name), licence=known_facts.licence, hub_name=known_facts.hub_name
+            )
     return _facts_from_config_file(name)
 
 

@@ -162,10 +162,10 @@ class CausalSpec:
             vocabulary=50257,
             window=1024,
             licence="MIT",
-            size=size,
+            weight_count=weight_count,
             projections=((layers, width, 3 * width),),
         )
-        for name, width, layers, size in (
+        for name, width, layers, weight_count in (
             ("gpt2", 768, 12, 124_439_808),
             ("gpt2-medium", 1024, 24, 354_823_168),
             ("gpt2-large", 1280, 36, 774_030_080),

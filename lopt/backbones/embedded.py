@@ -114,9 +114,9 @@ class EmbeddedSpec:
             vocabulary=49152,
             window=8192,
             licence="Apache-2.0",
-            hub="HuggingFaceTB/SmolLM2-135M-Instruct",
+            hub_name="HuggingFaceTB/SmolLM2-135M-Instruct",
             same_weights_note=_HOW_TO_GET_THE_SAME_WEIGHTS,
-            size=134_515_008,
+            weight_count=134_515_008,
             projections=((30, 576, 576), (30, 576, 192)),
         )
     }

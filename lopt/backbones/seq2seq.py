@@ -97,10 +97,10 @@ class Seq2SeqSpec:
             window=512,
             licence="Apache-2.0",
             seq2seq=True,
-            size=size,
+            weight_count=weight_count,
             projections=((6 * layers, width, width),),  # q and v of 3 attentions in each layer: encoder, decoder, cross
         )
-        for name, width, layers, size in (
+        for name, width, layers, weight_count in (
             ("t5-small", 512, 6, 60_506_624),
             ("t5-base", 768, 12, 222_903_552),
             ("t5-large", 1024, 24, 737_668_096),

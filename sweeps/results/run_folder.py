@@ -150,7 +150,7 @@ class RunFolder:
         command: list[str],
         profile: str,
         elapsed_s: float = 0.0,
-        left_out: Sequence[str] = (),
+        left_out_keys: Sequence[str] = (),
         titles: Mapping[str, str] | None = None,
     ) -> None:
         """Write the manifest.
@@ -160,7 +160,7 @@ class RunFolder:
             space: The space, as JSON.
             identity: A hash of everything that must not change during a run (`Space.identity`).
             elapsed_s: The time since this command last wrote the manifest. It is added to the time of the run so far.
-            left_out: Keys of trials that a changed space no longer has. Their records are kept, but not used.
+            left_out_keys: Keys of trials that a changed space no longer has. Their records are kept, but not used.
             titles: Titles of tasks, by name, for a report on a machine without the folder of a task. Titles that
                 earlier commands have written are kept.
         """
@@ -177,7 +177,7 @@ class RunFolder:
             "elapsed_s": round(earlier_manifest.get("elapsed_s", 0.0) + elapsed_s, 3),
             "identity": identity,
             "space": dict(space),
-            "left_out": list(left_out),
+            "left_out": list(left_out_keys),
             "titles": {**(earlier_titles if isinstance(earlier_titles, dict) else {}), **(titles or {})},
             "provenance": collect_provenance(),
         }
