@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from lopt.locations import Location, read_part
+from lopt.locations import Location, read_bytes_between
 from lopt.records import Evaluation
 from lopt.types import Tensor
 
@@ -108,11 +108,11 @@ def read_description(path: Location) -> dict[str, Any]:
         OSError: the file cannot be read.
         ValueError: the file is damaged.
     """
-    first_bytes = read_part(path, 0, _FIRST_READ_BYTES)  # over a network, only the header is read
+    first_bytes = read_bytes_between(path, 0, _FIRST_READ_BYTES)  # over a network, only the header is read
     header_end = _header_end(first_bytes)
     header = first_bytes[_SIZE_BYTES:header_end]
     if header_end > len(first_bytes) == _FIRST_READ_BYTES:
-        header += read_part(path, len(first_bytes), header_end)
+        header += read_bytes_between(path, len(first_bytes), header_end)
     try:
         description = _parse_header(header)
     except (KeyError, TypeError, RecursionError) as error:

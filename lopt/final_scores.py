@@ -15,9 +15,9 @@ from torch import Tensor
 from lopt.artifact import Prompt, load_prompt
 from lopt.backbones import Backbone
 from lopt.data import TaskData
-from lopt.encoding import Encoded
+from lopt.encoding import EncodedExamples
 from lopt.evaluation import predict_split
-from lopt.fingerprint import fingerprint
+from lopt.fingerprint import model_fingerprint
 from lopt.methods import Counts
 from lopt.metrics import Predictions
 from lopt.records import Evaluation
@@ -27,7 +27,7 @@ from lopt.soft_prompt import SoftPrompt
 def score_held_out(
     backbone: Backbone,
     soft_prompt: SoftPrompt | None,
-    held_out: Encoded,
+    held_out: EncodedExamples,
     label_ids: Tensor,
     best: Evaluation,
     selection_count: int,
@@ -80,9 +80,11 @@ def score_reported_split(
             "test_loss": predictions.loss,
             "test_n": len(predictions.gold),
             "test_split": data.report_split,
-            "test_split_size": data.report_size,
+            "test_split_size": data.report_split_size,
             "majority_accuracy": predictions.majority_share,
         }
         description = {**scores, "trainable_parameters": counts.trainable, "stored_parameters": counts.stored}
-        saved_prompt.write_description(folder, description | {"weights": fingerprint(saved_prompt.frozen_backbone)})
+        saved_prompt.write_description(
+            folder, description | {"weights": model_fingerprint(saved_prompt.frozen_backbone)}
+        )
     return scores, predictions

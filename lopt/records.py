@@ -189,12 +189,12 @@ _FIELD_COLUMNS = tuple(
 )
 
 
-def now() -> str:
+def utc_now() -> str:
     """Return the current time in UTC, in ISO 8601 format, to the millisecond."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
-def provenance(**further_entries: Any) -> dict[str, Any]:
+def collect_provenance(**further_entries: Any) -> dict[str, Any]:
     """Return git commit, dirty flag, versions and hardware of this process, and the further entries."""
     return {**_describe_software(), "hardware": _describe_hardware(), **further_entries}
 
@@ -254,6 +254,6 @@ def _describe_hardware() -> dict[str, Any]:
     return hardware
 
 
-def dumps(value: Any) -> str:
+def to_json(value: Any) -> str:
     """Return a value as JSON text as in the store: with sorted keys, indented, and without NaN (ValueError)."""
     return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"

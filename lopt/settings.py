@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lopt.field_types import field_types
-from lopt.registry import nearest
+from lopt.registry import did_you_mean
 
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1"}  # display names by the value of the setting
 LARGEST_SEED = 2**32 - 1  # the largest that numpy.random.RandomState takes
@@ -124,7 +124,7 @@ class TrialSettings:
             elif int in field_type.types:
                 _check_whole_number(name, value, *_WHOLE_NUMBER_BOUNDS.get(name, (1,)))
             elif name in _VALID_WORDS and value not in (valid := _VALID_WORDS[name]):
-                raise ValueError(f"{name} is {value!r}; valid: {', '.join(valid)}.{nearest(value, valid)}")
+                raise ValueError(f"{name} is {value!r}; valid: {', '.join(valid)}.{did_you_mean(value, valid)}")
             elif name in ("data_revision", "model_revision") and not isinstance(value, str):
                 raise ValueError(f"{name} is {value!r}; give text, or leave it out")
         if not isinstance(self.options, Mapping):

@@ -23,14 +23,14 @@ from lopt.artifact import Prompt, check_revisions
 from lopt.batches import collate, training_batches
 from lopt.checkpoint import TRIAL_ATTRIBUTES, Checkpoint
 from lopt.config import TrialConfig
-from lopt.data import prepare, prepare_held_out
+from lopt.data import prepare_data, prepare_held_out
 from lopt.dropout import seeded_masks
 from lopt.evaluation import predict_split
 from lopt.failure import error_entry
 from lopt.final_scores import score_held_out, score_reported_split
 from lopt.metrics import Predictions
 from lopt.optim import clip_gradients, make_optimizer, set_learning_rates
-from lopt.records import Evaluation, TrialRecord, now, provenance
+from lopt.records import Evaluation, TrialRecord, collect_provenance, utc_now
 from lopt.resolve import resolve
 
 # A trial has diverged when its loss is this many times larger than both the loss of guessing and its own first loss.
@@ -53,12 +53,12 @@ class Trial:
     """
 
     def __init__(self, config: TrialConfig, *, phase: str = "confirm") -> None:
-        self._began_at, self.started_at = time.monotonic(), now()
+        self._began_at, self.started_at = time.monotonic(), utc_now()
         config = resolve(config)
         self.config, self.phase = config, phase
         self.method = methods.get(config.method)
         frozen_backbone = backbones.load(config.backbone, self.method.weights_precision(config.precision))
-        self.data = prepare(config, frozen_backbone)
+        self.data = prepare_data(config, frozen_backbone)
         check_revisions(config, self.data.revision, frozen_backbone.revision)
         self.label_ids = frozen_backbone.label_ids(config.label_words or ())
         self.label_ids_on_cpu = tuple(self.label_ids.tolist())  # the same ids for code that runs on the CPU
@@ -69,7 +69,7 @@ class Trial:
         self._training_backbone = self.backbone.with_dropout(config.dropout) if config.dropout else self.backbone
         self._units = model.units
         self._optimizer = make_optimizer(config, self.factors, self.method.learning_rates(config), self._units)
-        self._batches = training_batches(self.data.train.lengths, config.batch_size, config.seed)
+        self._batches = training_batches(self.data.train.token_counts, config.batch_size, config.seed)
         self.step, self.tokens, self.diverged = 0, 0, False
         self.abandoned_starts, self.abandoned_steps = 0, 0
         self.train_time_s, self.evaluation_time_s = 0.0, 0.0
@@ -105,17 +105,17 @@ class Trial:
         if not self._trains_alone:
             memory.reset_peak(self.backbone.device)
             self._trains_alone = True
-        step_began = time.perf_counter()
+        step_start_s = time.perf_counter()
         self.update()
         is_evaluation_due = self.close_interval()
-        step_ended = time.perf_counter()
-        self.train_time_s += step_ended - step_began
+        step_end_s = time.perf_counter()
+        self.train_time_s += step_end_s - step_start_s
         if not is_evaluation_due:
             return None
         with torch.no_grad():
             soft_prompt = self.soft_prompt()
         predictions = predict_split(self.backbone, soft_prompt, self.data.selection, self.label_ids)
-        self.evaluation_time_s += time.perf_counter() - step_ended
+        self.evaluation_time_s += time.perf_counter() - step_end_s
         return self.record_evaluation(predictions)
 
     def update(self) -> Tensor:
@@ -127,7 +127,7 @@ class Trial:
     def draw_batch(self) -> np.ndarray:
         """Return the next batch as positions in the training examples, `[B]`."""
         positions = next(self._batches)
-        self.tokens += int(self.data.train.lengths[positions].sum()) + len(positions) * (self.config.length or 0)
+        self.tokens += int(self.data.train.token_counts[positions].sum()) + len(positions) * (self.config.length or 0)
         return positions
 
     def _backpropagate(self, positions: np.ndarray) -> Tensor:
@@ -302,7 +302,7 @@ class Trial:
             selection_loss=best.selection_loss if best else None,
             selection_step=best.step if best else None,
             selection_n=len(self.data.selection),
-            truncated={name: part.truncated for name, part in examples_by_part.items()},
+            truncated={name: part.truncated_count for name, part in examples_by_part.items()},
             protocol=self.data.protocol,
             wall_time_s=round(self.elapsed_s, 3),
             train_time_s=round(self.train_time_s, 3),
@@ -310,7 +310,7 @@ class Trial:
             peak_memory_bytes=memory.peak_bytes(self.backbone.device) if self._trains_alone else None,
             tokens=self.tokens,
             started_at=self.started_at,
-            provenance=provenance(data_revision=self.data.revision, model_revision=self.backbone.revision),
+            provenance=collect_provenance(data_revision=self.data.revision, model_revision=self.backbone.revision),
             **fields,
         )
 
@@ -341,7 +341,7 @@ class Trial:
         self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": saved.optimizer_state})
         for name in TRIAL_ATTRIBUTES:
             setattr(self, name, entries[name])
-        lengths = self.data.train.lengths
+        lengths = self.data.train.token_counts
         self._batches = training_batches(lengths, self.config.batch_size, self.config.seed, skip=self.total_steps)
         self._began_at, self._train_loss = time.monotonic() - entries["elapsed_s"], entries["train_loss"]
         device = next(iter(self.factors.values())).device

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lopt.backbones import Backbone, Vocabulary
-from lopt.methods._base import Counts, Method, Recipe, Shape, TrainableModel, choice_option
+from lopt.methods._base import Counts, Method, Recipe, Shape, TrainableModel, check_choice_option
 from lopt.placement import PLACEMENTS, PREFIX
 from lopt.ranges import Real, Whole
 from lopt.settings import TrialSettings
@@ -19,7 +19,7 @@ from lopt.types import Tensor
 if TYPE_CHECKING:
     import numpy as np
 
-    from lopt.initial import Draw
+    from lopt.initial import DrawFunction
 
 LEAST_USUAL_LENGTH, LENGTH_PER_RANK = 20, 4  # from LoPT's paper: n = 20 and r = ⌊n/4⌋
 LONGEST = 100  # the largest n in the papers
@@ -48,7 +48,7 @@ class Factor:
     """
 
     shape: tuple[int, ...]
-    draw: Draw
+    draw: DrawFunction
     trainable: bool = True
     seed: int | None = None
     scale_power: float = 0.0
@@ -102,8 +102,8 @@ class PromptMethod(Method):
 
     def check(self, *, length: int | None, rank: int | None, options: Mapping[str, Any]) -> dict[str, Any]:
         all_options = super().check(length=length, rank=rank, options=options)
-        choice_option("placement", all_options["placement"], PLACEMENTS)
-        choice_option("unit", all_options["unit"], UNITS)
+        check_choice_option("placement", all_options["placement"], PLACEMENTS)
+        check_choice_option("unit", all_options["unit"], UNITS)
         return all_options
 
     def largest_rank(self, length: int | None) -> int | None:

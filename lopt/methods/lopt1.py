@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from lopt import methods
 from lopt.backbones import Vocabulary
 from lopt.initial import factorise, uniform
-from lopt.methods import LARGEST_USUAL_RANK, Factor, PromptMethod, Shape, init_option, real_option, usual_length
+from lopt.methods import (
+    LARGEST_USUAL_RANK,
+    Factor,
+    PromptMethod,
+    Shape,
+    check_init_option,
+    check_real_option,
+    usual_length,
+)
 from lopt.ranges import Whole
 from lopt.types import Tensor
 
@@ -28,14 +36,14 @@ class LoPT1(PromptMethod):
 
     name = "lopt1"
     title = "LoPT-1"
-    colour, marker, place = "blue", "o", 20
-    paper: ClassVar = {"length": 20, "rank": 5}
+    colour, marker, sort_order = "blue", "o", 20
+    paper_size: ClassVar = {"length": 20, "rank": 5}
     ranges: ClassVar = {**PromptMethod.ranges, "rank": Whole(1, 16, log=True)}
     OPTIONS: ClassVar[Mapping[str, Any]] = {**PromptMethod.OPTIONS, "init": "uniform", "init_bound": 0.5}
 
     def check_options(self, options: dict[str, Any]) -> None:
-        options["init"] = init_option(options["init"])
-        real_option("init_bound", options["init_bound"], "the bound a of initial values in [-a, a]")
+        options["init"] = check_init_option(options["init"])
+        check_real_option("init_bound", options["init_bound"], "the bound a of initial values in [-a, a]")
 
     def factors(self, shape: Shape) -> dict[str, Factor]:
         draw, draws_embeddings = uniform(shape.options["init_bound"]), shape.options["init"] != "uniform"
@@ -61,7 +69,7 @@ class LoPT1(PromptMethod):
     def prompt(self, tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> Tensor:
         return tensors["U"] @ tensors["V"]
 
-    def within(self, budget: int, width: int) -> tuple[int, int] | None:
+    def usual_size_within(self, budget: int, width: int) -> tuple[int, int] | None:
         ranks = [rank for rank in range(1, LARGEST_USUAL_RANK + 1) if rank * (usual_length(rank) + width) <= budget]
         return (usual_length(ranks[-1]), ranks[-1]) if ranks else None
 

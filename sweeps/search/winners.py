@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from lopt.config import key_of
+from lopt.config import key_of_values
 from lopt.records import TrialRecord
 
 
@@ -52,4 +52,4 @@ def winners_confirm_trials(records: Iterable[TrialRecord]) -> list[tuple[str, Tr
 
 def _key_without_seed(record: TrialRecord) -> str:
     """Return a key that trials share if only their seeds differ, even across versions of this program."""
-    return key_of({**record.config, "seed": 0})
+    return key_of_values({**record.config, "seed": 0})

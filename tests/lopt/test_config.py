@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lopt import methods
-from lopt.config import FIELDS, TrialConfig, fill_in_defaults
+from lopt.config import CONFIG_FIELDS, TrialConfig, fill_in_defaults
 from lopt.settings import TrialSettings
 
 BASE = {"method": "lopt1", "task": "toy", "backbone": "tiny", "length": 4, "rank": 2, "learning_rate": 0.1}
@@ -119,7 +119,7 @@ def test_every_field_changes_the_key(change):
 def test_the_changes_above_cover_every_field():
     marks = test_every_field_changes_the_key.pytestmark
     changed_fields = {name for change in marks[0].args[1] for name in change}
-    assert changed_fields == set(FIELDS)
+    assert changed_fields == set(CONFIG_FIELDS)
 
 
 # Keys of trials that were recorded before warm-up, few-shot training, halved validation and the later options existed.

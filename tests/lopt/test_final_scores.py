@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from lopt import evaluation, train
-from lopt.data import prepare, prepare_held_out
+from lopt.data import prepare_data, prepare_held_out
 from lopt.training import Trial
 from sweeps.search.winners import winner
 
@@ -21,8 +21,8 @@ def finished(config, phase="search"):
 def test_the_whole_held_out_part_holds_the_selection_examples_and_no_training_example(tiny, holdout):
     config = tiny.replace(selection_examples=8, holdout=holdout)
     trial = Trial(config, phase="search")
-    data, held_out = prepare(trial.config, trial.backbone), prepare_held_out(trial.config, trial.backbone)
-    whole_selection = prepare(trial.config.replace(selection_examples=None), trial.backbone).selection
+    data, held_out = prepare_data(trial.config, trial.backbone), prepare_held_out(trial.config, trial.backbone)
+    whole_selection = prepare_data(trial.config.replace(selection_examples=None), trial.backbone).selection
     assert list(held_out.token_ids) == list(whole_selection.token_ids)
     assert {*data.selection.example_ids.tolist()} < {*held_out.example_ids.tolist()}
     if holdout == "train":

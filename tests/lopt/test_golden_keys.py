@@ -14,7 +14,7 @@ if __name__ == "__main__":
 
 import pytest
 
-from lopt.config import FIELDS, TrialConfig, key_of
+from lopt.config import CONFIG_FIELDS, TrialConfig, key_of_values
 
 GOLDEN = Path(__file__).parent / "golden" / "keys.jsonl"
 STORES = Path(__file__).parents[1] / "stores"
@@ -73,12 +73,12 @@ def golden_lines():
 def test_a_trial_keeps_its_key(number):
     line = golden_lines()[number]
     assert TrialConfig(**line["settings"]).key == line["key"]
-    assert key_of(line["config"]) == line["key"], "the configuration as an old record stores it"
+    assert key_of_values(line["config"]) == line["key"], "the configuration as an old record stores it"
     assert TrialConfig.from_dict(line["config"]).key == line["key"]
 
 
 def test_the_golden_file_has_every_field():
-    assert set().union(*(line["settings"] for line in golden_lines())) == set(FIELDS)
+    assert set().union(*(line["settings"] for line in golden_lines())) == set(CONFIG_FIELDS)
 
 
 @pytest.mark.parametrize("schema", ["schema-1", "schema-2", "schema-3"])
@@ -87,7 +87,7 @@ def test_records_of_every_schema_keep_their_keys(schema):
     assert files
     for file in files:
         config = json.loads(file.read_text())["config"]
-        assert key_of(config) == TrialConfig.from_dict(config).key == file.stem
+        assert key_of_values(config) == TrialConfig.from_dict(config).key == file.stem
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ def test_keys_stay_inside_the_run(store, key):
     with pytest.raises(ValueError, match="trial key"):
         store.path(key)
     with pytest.raises(ValueError, match="trial key"):
-        store.artifact(key)
+        store.artifact_folder(key)
 
 
 def test_only_one_command_at_a_time_holds_a_run(store, tmp_path):
