@@ -256,7 +256,8 @@ def _costs(config: TrialConfig, rates: _Rates, backbone: Backbone) -> dict[str, 
     """Return the times of a trial, in seconds. Evaluations are those of all its examples, not of the measured part."""
     from lopt import data
 
-    trial_data = data.prepare_data(config, backbone)
+    trial_data, held_out = data.prepare_data(config, backbone), data.prepare_held_out(config, backbone)
+    scored_counts = held_out.token_counts if len(held_out) > len(trial_data.selection) else np.zeros(0, dtype=np.int64)
     return {
         "fixed_s": rates.fixed_s,
         "min_step_s": rates.min_step_s,
@@ -264,4 +265,5 @@ def _costs(config: TrialConfig, rates: _Rates, backbone: Backbone) -> dict[str, 
         "evaluation_s": rates.evaluated_token_s * _pass_tokens(config, backbone, trial_data.selection.token_counts),
         "begin_s": rates.begin_s,
         "score_s": rates.scored_token_s * _pass_tokens(config, backbone, trial_data.test.token_counts),
+        "held_out_s": rates.scored_token_s * _pass_tokens(config, backbone, scored_counts),
     }

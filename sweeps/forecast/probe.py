@@ -75,7 +75,8 @@ def predict(
         audit_share, audited_steps: as for `EarlyStopping`.
         price_per_hour: the price of the machines, in any currency.
     """
-    from sweeps.forecast.simulate import HIGH, LOW, Cost, forecast
+    from sweeps.forecast.cost import Cost
+    from sweeps.forecast.simulate import HIGH, LOW, forecast
 
     slowdown, device_count = resources.slowdown, resources.device_count
     cells_and_configs = [(cell, resolve(config)) for cell in space.cells for config in sample_configs(space, cell)]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sweeps.forecast.cost import Cost
 from sweeps.planning.points import search_trial_count
 from sweeps.search.early_stopping import Decision, EarlyStopping
 from sweeps.search.turns import CellCounts, Turns
@@ -30,22 +31,6 @@ _ALMOST_ZERO_S = 1e-9
 
 # Returns the score of a trial at a rung, given the trial's number and the rung's index.
 ScoreFunction = Callable[[int, int], float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """What a trial of one kind costs, in seconds."""
-
-    stratum: str
-    shares_device: bool  # whether the trial steps together with other trials on its device
-    device_share: float  # the share of a device that the trial takes
-    fixed_s: float  # the part of a step's time that counts once for all trials that step together
-    step_s: float  # what this trial adds to a step's time; may be negative (see `measure`)
-    evaluation_s: float  # time of one evaluation of the held-out examples
-    begin_s: float  # time that the trial takes on its device before its first step
-    score_s: float  # time of the trial's final evaluation, during which no trial on the device makes a step
-    eval_every: int  # number of steps between evaluations
-    min_step_s: float = 0.0  # no step takes less time
 
 
 @dataclass(eq=False, kw_only=True)
@@ -228,11 +213,11 @@ class SimulatedSweep:
             key = f"{self._number}-{trial.number}"
             if self._early_stopping.report(trial.cost.stratum, key, step, score) is Decision.STOP:
                 self._end_trial(trial)
-        elif trial.phase == "confirm" and trial.cost.score_s > 0:
+        elif (final_s := trial.cost.final_s(trial.phase)) > 0:
             assert trial.group is not None
-            trial.is_scoring, trial.idle_s = True, trial.cost.score_s
+            trial.is_scoring, trial.idle_s = True, final_s
             if trial.cost.shares_device:  # trials of a group are scored one after another
-                trial.group.blocked_s += trial.cost.score_s
+                trial.group.blocked_s += final_s
                 trial.idle_s = trial.group.blocked_s
         else:
             self._end_trial(trial)

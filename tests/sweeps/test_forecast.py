@@ -13,7 +13,8 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from sweeps import spaces
-from sweeps.forecast.simulate import Cost, SimulatedSweep, forecast, random_score_function
+from sweeps.forecast.cost import Cost
+from sweeps.forecast.simulate import SimulatedSweep, forecast, random_score_function
 from sweeps.planning import settings
 from sweeps.search.early_stopping import Decision, EarlyStopping
 from sweeps.search.queue import TrialQueue
@@ -282,3 +283,11 @@ def test_the_forecast_and_the_sweep_run_the_same_trials(name):
     costs = [[cost(name, eval_every=eval_every[name])] for name in eval_every]
     simulated = SimulatedSweep(space, costs, device_count=1, max_concurrent=1, score_at_rung=falling_quality).run()
     assert (simulated.trial_count, simulated.step_count) == (trials, steps)
+
+
+def test_complete_trials_are_also_scored_on_the_whole_held_out_part():
+    """Three search trials and one confirm trial, one after another; each of them pays for it, and no stopped one does."""
+    space = one_cell(smoke_with(stopping="none"))
+    times = [simulate(space, max_concurrent=1, held_out_s=held_out_s).duration_s for held_out_s in (0.0, 7.0)]
+    assert times[1] - times[0] == pytest.approx(4 * 7.0)
+    assert (cost(held_out_s=7.0).final_s("search"), cost(held_out_s=7.0).final_s("confirm")) == (7.0, 17.0)

@@ -27,7 +27,7 @@ from sweeps.run import main
 from sweeps.sweep import Sweep
 
 ROOT = Path(__file__).resolve().parents[2]
-COSTS = {"fixed_s", "min_step_s", "step_s", "evaluation_s", "begin_s", "score_s"}
+COSTS = {"fixed_s", "min_step_s", "step_s", "evaluation_s", "begin_s", "score_s", "held_out_s"}
 SMALL = ["--space", "smoke", "--set", "trials=2", "--set", "max_steps=6"]
 
 
