@@ -27,7 +27,7 @@ from analysis.records import (
     json_object,
 )
 from lopt import commands
-from lopt.locations import Location, RemoteLocation, display_path, location, redact
+from lopt.locations import Location, RemoteLocation, display_path, redact_secrets, to_location
 
 Parsed = TypeVar("Parsed")
 # What reading a damaged file may raise.
@@ -143,7 +143,7 @@ def find_named_runs(names: Sequence[str], root: Location) -> list[Location]:
     Raises:
         ReportError: there is no such run.
     """
-    locations = {name: location(name) for name in names}
+    locations = {name: to_location(name) for name in names}
     all_are_remote = all(isinstance(path, RemoteLocation) for path in locations.values())
     known_runs = find_runs(root) if not names or not all_are_remote else []
     if not names and not known_runs:
@@ -157,7 +157,8 @@ def find_named_runs(names: Sequence[str], root: Location) -> list[Location]:
             places = " and ".join(map(str, candidates))
             valid_text = f"valid: {', '.join(known.name for known in known_runs)}, or a folder or URL"
             advice = valid_text if known_runs else f"{root} holds no runs: see --results"
-            raise ReportError(f"there is no run {redact(name)!r} (looked for manifest.json in {places}); {advice}")
+            run = redact_secrets(name)
+            raise ReportError(f"there is no run {run!r} (looked for manifest.json in {places}); {advice}")
         if run_path.resolve() not in [path.resolve() for path in run_paths]:
             run_paths.append(run_path)
     return run_paths

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lopt.config import FIELDS
-from lopt.registry import nearest
+from lopt.config import CONFIG_FIELDS
+from lopt.registry import did_you_mean
 
 # A report has a reference for each backbone, task and number of shots. The seed differs between the trials of a cell,
 # the revisions are filled in where trials run, and the last two fields have several values.
@@ -26,12 +26,12 @@ def check_one_line(label: str, text: object) -> None:
 def check_reference(label: str, reference: Mapping[str, Any]) -> None:
     """Raise ValueError unless `reference` maps fields of TrialConfig to a text, a number or None."""
     check_mapping(label, reference)
-    valid_names = [name for name in FIELDS if name not in _NOT_IN_REFERENCE]
+    valid_names = [name for name in CONFIG_FIELDS if name not in _NOT_IN_REFERENCE]
     if not reference:
         raise ValueError(f"{label} is empty; give at least a method, such as {{'method': 'prompt_tuning'}}")
     for name, value in reference.items():
         if name not in valid_names:
-            raise ValueError(f"{label} has {name!r}; valid: {', '.join(valid_names)}.{nearest(name, valid_names)}")
+            raise ValueError(f"{label} has {name!r}; valid: {', '.join(valid_names)}.{did_you_mean(name, valid_names)}")
         if not isinstance(value, str | int | float | None):
             raise ValueError(f"{label}: {name} is {value!r}; give one text or number")
         if isinstance(value, float) and value - value != 0:
