@@ -386,7 +386,7 @@ def test_every_space_declares_a_reference_that_one_of_its_cells_has():
         space = spaces.load(name, "paper")
         fields = {**space.reference}
         assert space.to_dict()["reference"] == fields
-        configs = [config for cell in space.cells for config in space.sample_trials(cell)]
+        configs = [config for cell in space.cells for config in space.sample_configs(cell)]
         searched_methods = [str(cell.search.get("method")) for cell in space.cells]
         is_searched = any("prompt_tuning" in text for text in searched_methods) and set(fields) == {"method"}
         assert is_searched or any(
