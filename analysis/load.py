@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from analysis.folders import Folders
+from analysis.json_fields import get_object, json_object
 from analysis.noninferiority import DEFAULT_MARGIN
-from analysis.records import Trial, get_object, json_object, trial_from_record
+from analysis.records import Trial, trial_from_record
 from analysis.runs import (
     READ_ERRORS,
     Baseline,

@@ -2,13 +2,23 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import MISSING, dataclass
 from functools import cache
 from reprlib import repr as short_repr
 from typing import Any, TypeVar
 
+from analysis.json_fields import (
+    get_fraction,
+    get_integer,
+    get_number,
+    get_object,
+    get_objects,
+    get_optional_object,
+    get_optional_text,
+    get_text,
+    json_object,
+)
 from lopt.field_types import FieldType, field_types
 from lopt.migrations import LATER_OPTIONS, LATER_SETTINGS, SCHEMA_VERSION, drop_later_defaults, migrate
 from lopt.records import PHASES, STATUSES, TrialRecord
@@ -48,7 +58,9 @@ class Trial:
         frozen_draw: the option that gives all seeds one frozen random matrix, as "name = value".
         configuration: hash of all settings but the seed.
         materialised_parameters: how many numbers the model gets as input from the prompt.
-        selection_score: the score, by `metric`, of the trial's best evaluation. Trials are selected by this score.
+        selection_score: the held-out score by `metric`, by which trials are selected. It is that of the trial's best
+            evaluation. A trial that was scored on the whole held-out part has this score instead, and the same holds
+            for selection_accuracy, selection_loss and selection_n.
         scored_on: what decides which examples the trial is scored on. Two trials with equal values have the same ones.
         holdout: where the examples for selection come from: "train" or "validation".
         data_revision, model_revision: fingerprints of a task or model whose content may change under its name.
@@ -167,6 +179,7 @@ def trial_from_record(record: dict[str, Any], run: str = "") -> Trial:
             raise ValueError(f"`{name}` is {short_repr(record.get(name))}, not {', '.join(valid[:-1])} or {valid[-1]}")
     trial_fields = {**_read_common_fields(config, TrialSettings), **_read_common_fields(record, TrialRecord)}
     metric, accuracy = trial_fields["metric"], trial_fields["selection_accuracy"]
+    held_out_scores = {name: get_fraction(record, f"held_out_{name}") for name in ("accuracy", "macro_f1")}
     evaluations = tuple(_parse_evaluation(source, metric) for source in get_objects(record, "evaluations"))
     best_step = get_integer(record, "selection_step")
     best_scores = (evaluation.selection_score for evaluation in evaluations if evaluation.step == best_step)
@@ -194,6 +207,13 @@ def trial_from_record(record: dict[str, Any], run: str = "") -> Trial:
         "error_message": str(error.get("message") or "") if error else None,
         "evaluations": evaluations,
     }
+    if held_out_scores.get(metric) is not None:
+        trial_fields |= {
+            "selection_score": held_out_scores[metric],
+            "selection_accuracy": held_out_scores["accuracy"],
+            "selection_loss": get_number(record, "held_out_loss"),
+            "selection_n": get_integer(record, "held_out_n"),
+        }
     return Trial(**trial_fields)
 
 
@@ -261,86 +281,3 @@ def _scored_examples(record: dict[str, Any], config: dict[str, Any], holdout: st
     is_whole_split = record.get("test_n") is not None and record.get("test_n") == record.get("test_split_size")
     subset_settings = () if is_whole_split else _SUBSET_SETTINGS  # these do not matter for a whole split
     return *map(str, split_size_and_holdout), *(str(config.get(name)) for name in (*_DATA_SETTINGS, *subset_settings))
-
-
-_TYPE_NAMES = {list: "a list", str: "a text", bool: "a Boolean", int: "a number", float: "a number", type(None): "null"}
-
-
-def json_object(value: Any, expected: str) -> dict[str, Any]:
-    """Return the content of a JSON file. Raise ValueError if it is not an object. `expected` says what the file should
-    hold, such as "a record"."""
-    if not isinstance(value, dict):
-        type_name = _TYPE_NAMES.get(type(value), "something else")
-        raise ValueError(f"not {expected}: it should be a JSON object, but is {type_name}")
-    return value
-
-
-# Each function below returns one entry of a JSON object. It raises a ValueError that names the entry if the entry has
-# another type than the function returns.
-
-
-def get_object(source: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return an object that must be there."""
-    if not isinstance(value := source.get(name), dict):
-        raise ValueError(f"`{name}` is {short_repr(value)}, not an object")
-    return value
-
-
-def get_optional_object(source: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return an object, or an empty one if it is missing."""
-    return {} if source.get(name) is None else get_object(source, name)
-
-
-def get_objects(source: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    """Return a list of objects, or an empty list if it is missing."""
-    return _get_list(source, name, dict, "objects")
-
-
-def get_texts(source: dict[str, Any], name: str) -> list[str]:
-    """Return a list of texts, or an empty list if it is missing."""
-    return _get_list(source, name, str, "texts")
-
-
-def _get_list(source: dict[str, Any], name: str, item_type: type, items_name: str) -> list[Any]:
-    value = [] if source.get(name) is None else source[name]
-    if not isinstance(value, list) or not all(isinstance(item, item_type) for item in value):
-        raise ValueError(f"`{name}` is {short_repr(value)}, not a list of {items_name}")
-    return value
-
-
-def get_text(source: dict[str, Any], name: str) -> str:
-    """Return a text that must be there and must not be empty."""
-    if not isinstance(value := source.get(name), str) or not value:
-        raise ValueError(f"`{name}` is {short_repr(value)}, not a text")
-    return value
-
-
-def get_optional_text(source: dict[str, Any], name: str) -> str | None:
-    """Return a text, or None if it is missing."""
-    return None if source.get(name) is None else get_text(source, name)
-
-
-def get_number(source: dict[str, Any], name: str) -> float | None:
-    """Return a number, or None if it is missing, infinite or NaN."""
-    value = source.get(name)
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"`{name}` is {short_repr(value)}, not a number")
-    return float(value)
-
-
-def get_integer(source: dict[str, Any], name: str, minimum: int = 0) -> int | None:
-    """Return a whole number of at least `minimum`, or None if `get_number` returns None."""
-    if (value := get_number(source, name)) is None:
-        return None
-    if value < minimum or value != int(value):
-        raise ValueError(f"`{name}` is {short_repr(source[name])}, not a whole number of {minimum} or more")
-    return int(value)
-
-
-def get_fraction(source: dict[str, Any], name: str) -> float | None:
-    """Return a number in [0, 1], or None if `get_number` returns None."""
-    if (value := get_number(source, name)) is not None and not 0 <= value <= 1:
-        raise ValueError(f"`{name}` is {value}, not a fraction in [0, 1]")
-    return value

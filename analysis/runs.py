@@ -12,9 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from analysis.methods import FULL_PROMPT
-from analysis.records import (
-    check_schema,
+from analysis.json_fields import (
     get_fraction,
     get_integer,
     get_number,
@@ -26,6 +24,8 @@ from analysis.records import (
     get_texts,
     json_object,
 )
+from analysis.methods import FULL_PROMPT
+from analysis.records import check_schema
 from lopt import commands
 from lopt.locations import Location, RemoteLocation, display_path, redact_secrets, to_location
 

@@ -313,3 +313,13 @@ def test_a_later_option_at_its_old_value_leaves_the_configuration_the_same(store
     later = json.loads(json.dumps(record))
     later["config"]["options"] = options
     assert (trial_from_record(later).configuration == trial_from_record(record).configuration) is is_same
+
+
+def test_the_score_on_the_whole_held_out_part_takes_the_place_of_the_best_evaluation(store):
+    held_out = {"held_out_accuracy": 0.72, "held_out_macro_f1": 0.7, "held_out_loss": 0.55, "held_out_n": 800}
+    trial = trial_from_record(store().record("lopt1", 10, 2, selection_accuracy=0.9, **held_out, schema_version=4))
+    assert (trial.selection_score, trial.selection_accuracy, trial.selection_loss, trial.selection_n) == (
+        0.72, 0.72, 0.55, 800,
+    )  # fmt: skip
+    without = trial_from_record(store().record("lopt1", 10, 2, selection_accuracy=0.9))
+    assert (without.selection_score, without.selection_n) == (0.9, 128)
