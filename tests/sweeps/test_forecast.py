@@ -286,7 +286,7 @@ def test_the_forecast_and_the_sweep_run_the_same_trials(name):
 
 
 def test_complete_trials_are_also_scored_on_the_whole_held_out_part():
-    """Three search trials and one confirm trial, one after another; each of them pays for it, and no stopped one does."""
+    """Three search trials and one confirm trial, one after another. Each of them pays; a stopped trial does not."""
     space = one_cell(smoke_with(stopping="none"))
     times = [simulate(space, max_concurrent=1, held_out_s=held_out_s).duration_s for held_out_s in (0.0, 7.0)]
     assert times[1] - times[0] == pytest.approx(4 * 7.0)
