@@ -20,7 +20,7 @@ _SIXTEENTHS = (0, 8, 1, 15, 7, 9, 2, 14, 6, 10, 4, 12, 3, 13, 5, 11)
 _DIRECTIONS = [math.tau * sixteenths / 16 for sixteenths in _SIXTEENTHS]
 # Each place for a label has costs. The label is put where their sum is lowest.
 _HIDDEN_LABEL_COST, _OUTSIDE_COST, _DISTANCE_COST = 100.0, 50.0, 0.12  # the last is for each 1/72 inch from the point
-_OTHER_SIDE_COST = 4.0  # for a level's name that is not on the wanted side of its line
+_OTHER_SIDE_COST = 4.0  # for the name of a horizontal line (`draw_level`) that is not on the wanted side
 MARKER_COST, LINE_COST, BAR_COST = 20.0, 1.5, 0.5  # for hiding a marker, 2 pt of a line, 2 pt of a bar
 
 

@@ -62,20 +62,20 @@ class RunObserver:
         self._file_ids_by_name: dict[str, tuple[int, int]] = {}  # inode and write time of each record's file
 
     def observe(self) -> int:
-        """Read the run's checkpoints and new records; return the steps of all trials together."""
+        """Read the run's checkpoints and new records; return the total number of steps of all trials."""
         for path in checkpoint_file.newest_paths(self.folder / "checkpoints").values():
             with contextlib.suppress(FileNotFoundError):
                 description = checkpoint.read_description(path)
                 self._observe_trial(description["key"], description["step"], description["started_at"])
         for path in (self.folder / "trials").glob("*.json"):
             file_status = path.stat()
-            record_file = file_status.st_ino, file_status.st_mtime_ns
+            file_id = file_status.st_ino, file_status.st_mtime_ns
             if path.name not in self._file_ids_by_name:
                 record = json.loads(path.read_text())
                 self._observe_trial(record["key"], record["steps"], record["started_at"])
-            elif self._file_ids_by_name[path.name] != record_file:
+            elif self._file_ids_by_name[path.name] != file_id:
                 self.faults.append(f"record {path.name} was written again")
-            self._file_ids_by_name[path.name] = record_file
+            self._file_ids_by_name[path.name] = file_id
         return sum(self.steps_by_key.values())
 
     def _observe_trial(self, key: str, step: int, started_at: str) -> None:
@@ -97,8 +97,8 @@ class TwoNodeCluster:
         self.address: str = self._cluster.address
         self._sweep_processes: set[psutil.Process] = set()
 
-    def find_processes(self, *titles: str) -> list[psutil.Process]:
-        """Return the processes whose title, which Ray sets, begins with one of these."""
+    def find_and_remember_processes(self, *titles: str) -> list[psutil.Process]:
+        """Return the processes whose title (set by Ray) begins with one of these, and remember them."""
         processes = []
         for process in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
@@ -115,9 +115,9 @@ class TwoNodeCluster:
         self._cluster.remove_node(self._second_node, allow_graceful=False)
         self._second_node = self._cluster.add_node(num_cpus=1)
 
-    def find_leftover_faults(self) -> list[str]:
-        """Return a fault for each process of a sweep that is still alive, even if its raylet has died."""
-        self.find_processes(*TITLE_BY_VICTIM.values())
+    def find_leftover_processes(self) -> list[str]:
+        """Return a description of each process of a sweep that is still alive, even if its raylet has died."""
+        self.find_and_remember_processes(*TITLE_BY_VICTIM.values())
         _, alive = psutil.wait_procs(self._sweep_processes, timeout=60)
         return [f"process {process.pid} is still there" for process in alive]
 
@@ -160,11 +160,11 @@ class Kill:
     """One kill and its consequences up to the next kill."""
 
     victim: str
-    at_steps: int  # steps of all trials together at the time of the kill
+    at_steps: int  # total number of steps of all trials at the time of the kill
     at_s: float
-    back_s: float = 0.0  # time until all trials that it interrupted had continued
+    back_s: float = 0.0  # time until the last of the interrupted trials continued
     trials_back: int = 0  # number of trials that continued from a checkpoint
-    repeated: int = 0  # at most so many steps were done twice, because the last checkpoint is of the last evaluation
+    repeated: int = 0  # upper bound on the steps that were done twice: those since each trial's last evaluation
     saved_steps: dict[str, int]  # steps of each trial in its last checkpoint, by key
 
 
@@ -195,9 +195,9 @@ def disturb(
             if victim == DRIVER:
                 process = psutil.Process(driver.process.pid)
             elif victim == RAYLET:
-                cluster.find_processes(*TITLE_BY_VICTIM.values())  # for `find_leftover_faults`
+                cluster.find_and_remember_processes(*TITLE_BY_VICTIM.values())  # for `find_leftover_processes`
                 process = cluster.second_raylet
-            elif processes := cluster.find_processes(TITLE_BY_VICTIM[victim]):
+            elif processes := cluster.find_and_remember_processes(TITLE_BY_VICTIM[victim]):
                 process = generator.choice(sorted(processes, key=lambda process: process.pid))
             else:
                 continue
@@ -222,7 +222,7 @@ def wait_for_end(driver: Driver, observer: RunObserver) -> int:
     return driver.wait()
 
 
-def attribute_output(
+def assign_output_to_kills(
     kills: list[Kill], driver: Driver, trial_keys: Mapping[tuple[str, str], str], eval_every: int
 ) -> Iterator[str]:
     """Add to each kill what the command printed about resumed trials until the next kill; yield faults."""
@@ -314,9 +314,9 @@ def main(argv: list[str] | None = None) -> int:
         if len(kills) < options.kills:
             faults.append(f"the sweep ended after {len(kills)} kills instead of {options.kills}")
         trial_keys = {(record.phase, record.cell): key for key, record in undisturbed_records.items()}
-        faults += attribute_output(kills, driver, trial_keys, eval_every)
+        faults += assign_output_to_kills(kills, driver, trial_keys, eval_every)
         record_faults, largest_difference = compare_records(read_records("disturbed"), undisturbed_records)
-        faults += [*record_faults, *cluster.find_leftover_faults()]
+        faults += [*record_faults, *cluster.find_leftover_processes()]
         _, traceback, later_output = driver.output.partition("Traceback")
         if traceback:
             faults.append(f"the command printed {(traceback + later_output)[:4000]}")
@@ -328,7 +328,7 @@ def main(argv: list[str] | None = None) -> int:
          str(kill.trials_back), str(kill.repeated)]
         for number, kill in enumerate(kills, start=1)
     ]  # fmt: skip
-    header = ["kill", "at step", "at s", "victim", "s until all were back", "trials back", "steps repeated, at most"]
+    header = ["kill", "at step", "at s", "victim", "s until all continued", "trials continued", "most steps repeated"]
     print(_common.format_table(header, rows))
     print(f"\n{len(undisturbed_records)} trials, {steps:,} steps: {undisturbed_s:.0f} s undisturbed, "
           f"{disturbed_s:.0f} s with {len(kills)} kills")  # fmt: skip

@@ -283,7 +283,7 @@ def _read_prompt(folder: Path, display_name: str, backbone: str | None) -> Promp
         if trained not in (None, installed):  # otherwise a class's number would mean another class
             raise ValueError(
                 f"{display_name} was trained on classes {trained}, but task {config.task} now has {installed}: "
-                "restore them"
+                "restore the task's classes"
             )
     return Prompt(config, factors, soft_prompt, results, task, backbone)
 

@@ -76,7 +76,7 @@ def _fill_columns(template: str, fields: Mapping[str, str]) -> tuple[str, list[t
 
 @lru_cache(maxsize=32)
 def _special_ids_of_template(tokenizer: Tokenizer, template: str) -> list[int]:
-    """Return the ids of the special tokens that every filled template has if its columns spell out none.
+    """Return the ids of the special tokens of the filled template when no column spells one out.
 
     These tokens are in the template itself, or the tokenizer puts them around every text.
     """
@@ -148,7 +148,7 @@ def _encode_columns_as_text(
 ) -> tuple[list[int], list[Span]] | None:
     """Return token ids and their spans of characters, with special tokens in the columns read as ordinary text.
 
-    Return None where `special_tokens.encode_as_text` does.
+    Return None if the tokenizer's own ids are right already, or if the tokenizer cannot be copied.
     """
     text, column_spans = _fill_columns(template, fields)
     return special_tokens.encode_as_text(tokenizer, text, [span for _, span in column_spans])

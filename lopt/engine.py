@@ -108,7 +108,7 @@ class Engine:
         step_start_s, self._token_share_by_trial = time.perf_counter(), {}
         failures = self.update_trials()
         updated = [trial for trial in self.trials if trial not in failures]
-        is_due_by_trial = _for_each(updated, lambda trial: trial.close_interval(), failures)
+        is_due_by_trial = _for_each(updated, lambda trial: trial.end_step(), failures)
         step_end_s = time.perf_counter()
         for trial, share in self._token_share_by_trial.items():
             trial.train_time_s += share * (step_end_s - step_start_s)
@@ -133,11 +133,11 @@ class Engine:
         step_inputs = _for_each(self.trials, lambda trial: (trial.draw_batch(), _compute_soft_prompt(trial)), failures)
         if not step_inputs:
             return failures
-        trials, batches = list(step_inputs), [positions for positions, _ in step_inputs.values()]
+        trials, batch_positions = list(step_inputs), [positions for positions, _ in step_inputs.values()]
         soft_prompts = [soft_prompt for _, soft_prompt in step_inputs.values()]
         # The passes use copies that are detached from the factors. `update_trial` takes their gradients to the factors.
         detached_prompts = [prompt.map(lambda tensor: tensor.detach().requires_grad_()) for prompt in soft_prompts]
-        losses_K, trial_gradients = self._losses_and_gradients(trials, batches, detached_prompts, failures)
+        losses_K, trial_gradients = self._losses_and_gradients(trials, batch_positions, detached_prompts, failures)
 
         def update_trial(trial: Trial) -> None:
             index = trials.index(trial)
@@ -151,18 +151,18 @@ class Engine:
     def _losses_and_gradients(
         self,
         trials: Sequence[Trial],
-        batches: Sequence[np.ndarray],
+        batch_positions: Sequence[np.ndarray],
         soft_prompts: SoftPrompts,
         failures: dict[Trial, Exception],
     ) -> tuple[Tensor, list[list[Tensor]]]:
-        """Return the mean loss of each trial's batch, `[K]`, and the gradients of each trial's soft prompt."""
-        examples_and_positions = list(zip((trial.data.train for trial in trials), batches, strict=True))
+        """Return each trial's mean loss, `[K]`, and gradients. A batch is given as positions in `trial.data.train`."""
+        examples_and_positions = list(zip((trial.data.train for trial in trials), batch_positions, strict=True))
         rows = _make_rows([examples.token_ids[i] for i in positions] for examples, positions in examples_and_positions)
         labels = [examples.labels[positions] for examples, positions in examples_and_positions]
         tensors_by_owner = [_prompt_tensors(soft_prompt) for soft_prompt in soft_prompts]
         device, dtype = tensors_by_owner[0][0].device, tensors_by_owner[0][0].dtype
-        batch_sizes_K = to_device([len(positions) for positions in batches], device).to(dtype)
-        result_by_first_row: dict[tuple[int, int], _PassResult] = {}  # by owner and position of that row
+        batch_sizes_K = to_device([len(positions) for positions in batch_positions], device).to(dtype)
+        result_by_first_row: dict[tuple[int, int], _PassResult] = {}  # by owner and `index_in_batch` of that row
 
         def run_pass(pass_rows: Rows) -> None:
             owners = sorted({row.owner for row in pass_rows})
@@ -173,7 +173,7 @@ class Engine:
             gradient_iterator = iter(torch.autograd.grad(losses_R.sum(), pass_tensors))
             pass_gradients = {owner: [next(gradient_iterator) for _ in tensors_by_owner[owner]] for owner in owners}
             result = _PassResult(owner_R, losses_R.detach().to(dtype), pass_gradients)
-            result_by_first_row[pass_rows[0].owner, pass_rows[0].position] = result
+            result_by_first_row[pass_rows[0].owner, pass_rows[0].index_in_batch] = result
 
         self._cache_texts_ahead(rows, soft_prompts)
         self._run_rows(trials, rows, soft_prompts, run_pass, failures, before_repeat=result_by_first_row.clear)
@@ -190,13 +190,13 @@ class Engine:
         self, trials: Sequence[Trial], soft_prompts: SoftPrompts, rows: Rows, labels: Sequence[np.ndarray]
     ) -> Tensor:
         """Return the cross-entropy of each row over its own trial's classes, `[R]`."""
-        logits_RC, columns_by_owner = self._logits(trials, soft_prompts, rows)
-        indices_by_columns: dict[tuple[int, ...], list[int]] = {}  # rows of trials with the same label words
+        logits_RC, logit_columns_by_owner = self._logits(trials, soft_prompts, rows)
+        row_indices_by_logit_columns: dict[tuple[int, ...], list[int]] = {}  # rows of trials with the same label words
         for row_index, row in enumerate(rows):
-            indices_by_columns.setdefault(tuple(columns_by_owner[row.owner]), []).append(row_index)
+            row_indices_by_logit_columns.setdefault(tuple(logit_columns_by_owner[row.owner]), []).append(row_index)
         losses_R = logits_RC.new_zeros(len(rows))
-        for label_columns, indices in indices_by_columns.items():
-            classes = to_device([int(labels[rows[i].owner][rows[i].position]) for i in indices], logits_RC.device)
+        for label_columns, indices in row_indices_by_logit_columns.items():
+            classes = to_device([int(labels[rows[i].owner][rows[i].index_in_batch]) for i in indices], logits_RC.device)
             row_indices = to_device(indices, logits_RC.device)
             losses = cross_entropy(logits_RC[row_indices][:, list(label_columns)], classes, reduction="none")
             losses_R = losses_R.index_copy(0, row_indices, losses)
@@ -213,9 +213,9 @@ class Engine:
 
         def run_pass(pass_rows: Rows) -> None:
             with torch.inference_mode():
-                logits_RC, columns_by_owner = self._logits(trials, soft_prompts, pass_rows)
+                logits_RC, logit_columns_by_owner = self._logits(trials, soft_prompts, pass_rows)
             for row, row_logits in zip(pass_rows, logits_RC.cpu().numpy(), strict=True):
-                logits_by_owner[row.owner][row.position] = row_logits[columns_by_owner[row.owner]]
+                logits_by_owner[row.owner][row.index_in_batch] = row_logits[logit_columns_by_owner[row.owner]]
 
         def record_evaluation(trial: Trial) -> Evaluation | None:
             selection, trial_logits = trial.data.selection, logits_by_owner[trials.index(trial)]
@@ -227,8 +227,8 @@ class Engine:
 
     # --- passes -------------------------------------------------------------------------------------------------
     def _cache_texts_ahead(self, rows: Rows, soft_prompts: SoftPrompts) -> None:
-        """Compute in all lanes the keys and values of texts that the backbone stores for all trials. This comes before
-        the passes, because the first pass with a new text would make the other passes wait."""
+        """Compute, with all lanes, the keys and values that the backbone's store of texts lacks. All trials share the
+        store. This comes first, because the first pass with a new text would make the other passes wait."""
         texts_by_owner: dict[int, list[tuple[int, ...]]] = {}
         for row in rows:
             texts_by_owner.setdefault(row.owner, []).append(row.token_ids)
@@ -240,7 +240,7 @@ class Engine:
         sorted_texts = sorted(uncached_texts, key=lambda text: (len(text), text))
         lane_count = min(self._lanes.count, len(sorted_texts))
         texts_of_lanes = [sorted_texts[lane::lane_count] for lane in range(lane_count)]
-        with contextlib.suppress(Exception):  # the pass that needs the text will raise it, and fail alone
+        with contextlib.suppress(Exception):  # the pass that needs the text will raise the error, and fail alone
             self._lanes.run(self._backbone.cache_texts, texts_of_lanes)
 
     def _run_rows(
@@ -270,7 +270,7 @@ class Engine:
     def _run_passes(
         self, rows: Rows, soft_prompts: SoftPrompts, run_pass: Callable[[Rows], None]
     ) -> dict[int, Exception]:
-        """Run rows in passes until one raises. Return its exception by owner of its rows, or `{}` if none raises."""
+        """Run rows in passes until one raises. Return its exception for each owner with rows in it, else `{}`."""
         waiting_passes = divide_into_passes(
             rows, soft_prompts, self._backbone, max_pass_tokens=self.max_pass_tokens, lane_count=self._lanes.count
         )
@@ -300,7 +300,7 @@ class Engine:
     def _logits(
         self, trials: Sequence[Trial], soft_prompts: SoftPrompts, rows: Rows
     ) -> tuple[Tensor, dict[int, list[int]]]:
-        """Return the logits of rows for the label words of all their trials, `[R, C]`, and each owner's own columns."""
+        """Return the logits of rows for the label words of all their trials, `[R, C]`, and each owner's columns."""
         owners = sorted({row.owner for row in rows})
         packed_prompts = PackedPrompts(
             prompts=[soft_prompts[owner] for owner in owners], prompt_indices=[owners.index(row.owner) for row in rows]
@@ -341,10 +341,10 @@ def _prompt_tensors(soft_prompt: SoftPrompt) -> list[Tensor]:
     return [soft_prompt.prompt] if soft_prompt.update is None else [soft_prompt.prompt, soft_prompt.update]
 
 
-def _make_rows(batches: Iterable[Iterable[tuple[int, ...]]]) -> list[Row]:
-    """Return the texts of each trial's batch as rows, in the order of the trials."""
+def _make_rows(texts_of_owners: Iterable[Iterable[tuple[int, ...]]]) -> list[Row]:
+    """Return the texts of each trial as rows, in the order of the trials."""
     return [
-        Row(owner, token_ids, position)
-        for owner, batch in enumerate(batches)
-        for position, token_ids in enumerate(batch)
+        Row(owner, token_ids, index_in_batch)
+        for owner, texts in enumerate(texts_of_owners)
+        for index_in_batch, token_ids in enumerate(texts)
     ]

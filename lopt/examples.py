@@ -136,7 +136,7 @@ def _find_fault(task: Task, row: Row, class_number: int | None) -> str:
     if class_number is None:
         valid_labels = ", ".join(task.classes)
         if not _has_numeric_class(task.classes):
-            valid_labels = f"0 to {len(task.classes) - 1} ({valid_labels})"
+            valid_labels += f", or their numbers 0 to {len(task.classes) - 1}"
         return f": `{task.label}` is {short_repr(row[task.label])}; valid: {valid_labels}"
     return ""
 

@@ -157,7 +157,7 @@ Location: TypeAlias = Path | RemoteLocation
 def to_location(path_or_url: str | Path | RemoteLocation) -> Location:
     """Return the location that a path or a URL names.
 
-    A URL is displayed without its password. Once a process was given the whole URL, the displayed one is enough.
+    A URL is displayed without its password. When a process has opened the whole URL, it also accepts the displayed one.
 
     Raises:
         ValueError: the URL names no folder, or its file system is unknown or not installed.

@@ -13,7 +13,7 @@ from lopt.examples import Split
 from lopt.tasks import Task
 
 _HELD_OUT_SHARE, _MAX_HELD_OUT = 0.1, 5000
-_ENOUGH_ROWS = 8  # a note names each class with fewer training rows: one wrong label is over a tenth of them
+_ENOUGH_ROWS = 8  # a note names each class with fewer training rows than this: one wrong label weighs too much there
 _MAX_LISTED = 5  # classes that one sentence lists
 
 
@@ -232,7 +232,8 @@ class _ClassCounts:
         self._filters: list[tuple[str, np.ndarray, str]] = []  # of each filter: name, class counts after it, remedy
         train_labels = [example.class_number for example in training_split.examples]
         report_labels = [example.class_number for example in reported_split.examples]
-        file_labels = train_labels if task.division is None else train_labels + report_labels
+        is_one_file = task.division is not None  # then it was divided into training rows and reported rows
+        file_labels = train_labels + report_labels if is_one_file else train_labels
         skipped_labels = [label for label in training_split.skipped_labels if label is not None]
         remedy = "add such rows, or leave the class out of the task"
         self._append(f"in {training_split.file}", [*file_labels, *skipped_labels], remedy)
@@ -267,18 +268,15 @@ class _ClassCounts:
             file = filter_name.removeprefix("in ")
             raise ValueError(f"{file} of task {self._task.name} has no row of {lost_names}: {remedy}")
         texts_before = []
-        for earlier_index, (earlier_filter, counts, _) in enumerate(self._filters[:filter_index]):
-            counts_text = " and ".join(f"{counts[label]:,}" for label in lost_classes[:_MAX_LISTED])
-            row_word = "row" if counts_text == "1" else "rows"
-            texts_before.append(
-                f"{counts_text} {row_word} {earlier_filter}"
-                if earlier_index == 0
-                else f"{counts_text} after {earlier_filter}"
-            )
+        for label in lost_classes[:_MAX_LISTED]:
+            (first_filter, first_counts, _), *later_filters = self._filters[:filter_index]
+            row_word = "row" if first_counts[label] == 1 else "rows"
+            count_texts = [f"{first_counts[label]:,} {row_word} {first_filter}"]
+            count_texts += [f"{counts[label]:,} after {later_filter}" for later_filter, counts, _ in later_filters]
+            texts_before.append(f"{self._task.classes[label]} had {', '.join(count_texts)}")
         verb = "leave" if " and " in filter_name else "leaves"
-        were = "was" if texts_before[0].startswith("1 row ") else "were"
         raise ValueError(
-            f"{filter_name} {verb} no row of {lost_names} to train on; there {were} {', '.join(texts_before)}: {remedy}"
+            f"{filter_name} {verb} no row of {lost_names} to train on; {'; '.join(texts_before)}: {remedy}"
         )
 
 

@@ -20,12 +20,12 @@ class Row:
     Attributes:
         owner: index of the trial among the packed trials.
         token_ids: the tokens of the text.
-        position: index of the text in the trial's batch, or among its selection examples.
+        index_in_batch: index of the text in the trial's batch, or among its selection examples.
     """
 
     owner: int
     token_ids: tuple[int, ...]
-    position: int
+    index_in_batch: int
 
 
 Rows = Sequence[Row]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from lopt.types import Tensor
 
 _CHECK_SHARE = 1 / 3  # of the steps
-_WINDOW_SHARE = 1 / 6  # of the steps: the losses of so many last steps are averaged
+_WINDOW_SHARE = 1 / 6  # of the steps: the losses of the last steps that make up this share are averaged
 _GUESSING_SHARE = 0.97  # of ln C, the loss of guessing among C classes. A start above it has learnt nothing
 _SEED_STEP = 1_000_003  # a prime far above the seeds of a sweep
 

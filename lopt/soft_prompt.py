@@ -34,9 +34,9 @@ class SoftPrompt:
         return int(self.prompt.shape[-2])
 
     @property
-    def leaves_text_unchanged(self) -> bool:
-        """Whether a causal model computes the same for a text at every step and in every trial, because the text sees
-        neither a prompt nor an update."""
+    def has_shareable_text(self) -> bool:
+        """Whether a causal model computes the same for a text at every step and in every trial, because the text comes
+        before the prompt and has no update. Trials can then share what is computed for the text."""
         return self.placement.is_text_first and self.update is None
 
     def map(self, function: Any) -> SoftPrompt:

@@ -43,7 +43,7 @@ class Trial:
     Attributes:
         config: the resolved configuration.
         factors: the trained tensors by name.
-        soft_prompt: function that computes the soft prompt with autograd. It returns None for weight methods.
+        soft_prompt: function that computes the soft prompt with autograd. None for methods that change weights.
         step: number of updates since the present start. abandoned_starts, abandoned_steps: number of earlier starts,
             and of their updates (`lopt.restarts`). tokens: number of tokens trained on, without padding.
         diverged: whether training ended because the loss exploded or a value was not finite.
@@ -107,7 +107,7 @@ class Trial:
             self._trains_alone = True
         step_start_s = time.perf_counter()
         self.update()
-        is_evaluation_due = self.close_interval()
+        is_evaluation_due = self.end_step()
         step_end_s = time.perf_counter()
         self.train_time_s += step_end_s - step_start_s
         if not is_evaluation_due:
@@ -187,8 +187,8 @@ class Trial:
         return False
 
     # --- evaluations --------------------------------------------------------------------------------------------
-    def close_interval(self) -> bool:
-        """Return whether to evaluate after this step: at every `eval_every` steps and at the end.
+    def end_step(self) -> bool:
+        """Do what follows a step, and return whether to evaluate: at every `eval_every` steps and at the end.
 
         At such a step, the mean of the losses since the last evaluation is taken first. If this mean has exploded, or
         if it or a factor is not finite, the trial has diverged and is not evaluated.
@@ -222,7 +222,7 @@ class Trial:
             train_loss=self._train_loss,
             selection_macro_f1=predictions.macro_f1,
             top_class_share=predictions.top_class_share,
-            predictions=predictions.digest,
+            predictions=predictions.digest,  # only a hash of the predicted classes
             wall_time_s=round(self.elapsed_s, 3),
         )
         self.evaluations.append(evaluation)
@@ -258,9 +258,9 @@ class Trial:
         return self._make_record("failed", **cell_and_stratum, error=error_entry(error))
 
     def best_prompt(self) -> Prompt:
-        """Return what was trained, with the factors of the best evaluation, or the current ones before the first."""
+        """Return what was trained: the factors of the best evaluation, or the current ones if there was none yet."""
         factors = self._best_factors or {name: factor.detach().cpu().clone() for name, factor in self.factors.items()}
-        # The prompt is computed on the CPU, as in `load_prompt`, so that the saved prompt is the one that is scored.
+        # The prompt is computed on the CPU, as in `load_prompt`, so that a loaded prompt equals this one bit for bit.
         return Prompt(self.config, factors, self.method.rebuild(self.config, factors, self.backbone.width))
 
     def _final_scores(self, artifact: str | Path | None) -> dict[str, Any]:
@@ -303,7 +303,7 @@ class Trial:
             selection_step=best.step if best else None,
             selection_n=len(self.data.selection),
             truncated={name: part.truncated_count for name, part in examples_by_part.items()},
-            protocol=self.data.protocol,
+            protocol=self.data.protocol,  # how the examples were drawn, in words
             wall_time_s=round(self.elapsed_s, 3),
             train_time_s=round(self.train_time_s, 3),
             evaluation_time_s=round(self.evaluation_time_s, 3),

@@ -39,7 +39,7 @@ class GpuTime:
         self._reserved_gpus[key] = gpus
 
     def place(self, key: str) -> None:
-        """Start to count a trial, which now has its place on a machine."""
+        """Start to count a trial, which has now been placed on a machine."""
         if self._reserved_gpus.get(key):
             self._count()
             self._devices[key] = ""

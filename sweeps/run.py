@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     add_option(
         "--probe",
         action="store_true",
-        help="measure for some seconds how fast trials train on these machines, and print how long the sweep will take",
+        help="measure for a few seconds how fast trials train on these machines, and print how long the sweep takes",
     )
     add_option(
         "--price-per-hour",

@@ -94,13 +94,13 @@ class Supervisor:
         self._listeners.on_started(job)
         return job
 
-    def note_place(self, name: str) -> None:
-        """Note that the trial has its place on a machine."""
+    def note_placed(self, name: str) -> None:
+        """Note that the trial has been placed on a machine."""
         if running_trial := self._running_trials.get(name):
             self._listeners.on_placed(running_trial.job)
 
     def note_displacement(self, name: str) -> None:
-        """Note that the trial's process has died and the trial waits for another place."""
+        """Note that the trial's process has died and the trial waits to be placed again."""
         if running_trial := self._running_trials.get(name):
             self._listeners.on_displaced(running_trial.job)
 
@@ -134,7 +134,7 @@ class Supervisor:
         self._listeners.on_stopped(running_trial.job, report)
         return True
 
-    def note_death(self, name: str, error: Exception | None, *, had_begun: bool) -> None:
+    def note_death(self, name: str, error: Exception | None, *, had_begun_in_process: bool) -> None:
         """Note that a trial's process has died and is not started again; a call of `end` follows.
 
         Args:
@@ -142,8 +142,8 @@ class Supervisor:
             had_begun: Whether the trial had begun in that process.
         """
         if name in self._running_trials:
-            self._deaths[name] = error, had_begun
-            if not had_begun:
+            self._deaths[name] = error, had_begun_in_process
+            if not had_begun_in_process:
                 trial = self._running_trials[name].trial
                 self._early_stopping.forget(trial.stratum, trial.config.key)
 
@@ -151,19 +151,19 @@ class Supervisor:
         """Note that the trial does not run any more.
 
         Args:
-            report: The last report of the trial; empty if there was none, and None if the trial was still waiting for a
-                place.
+            report: The last report of the trial; empty if there was none, and None if the trial had not been
+                placed yet.
             has_died: Whether `note_death` was called for the trial.
         """
         running_trial = self._running_trials.pop(name, None)
         if running_trial is None:
             return
         trial, job = running_trial.trial, running_trial.job
-        error, had_begun = self._deaths.pop(name, (None, True))
+        error, had_begun_in_process = self._deaths.pop(name, (None, True))
         record = self._store.read(job.key)
         if record is None and report and report["status"] != "running":
             record = _record_in(report)  # some file systems show a new file to other machines only later
-        if record is None and has_died and not had_begun:
+        if record is None and has_died and not had_begun_in_process:
             self._queue.put_back(trial)
             self._listeners.on_requeued(job)
         elif record is None and not has_died and report != {}:

@@ -319,7 +319,7 @@ class Sweep(Listener):
         supervisor, started_count = start_supervisor(self._resolve_settings(prepare)), 0
         while job := supervisor.begin_next_trial(name := f"local-{started_count}"):
             started_count += 1
-            supervisor.note_place(name)
+            supervisor.note_placed(name)
             report: Report = {}
             for report in execute(job):
                 if not supervisor.report(name, report):

@@ -64,7 +64,7 @@ _CHANGES = {
 REFUSED = {
     "cpmant": "cannot be run on embeddings",
     "deepseek_v4": "cannot be run on embeddings",
-    "gemma3n_text": "use more of a token than its embedding",
+    "gemma3n_text": "use token ids for more than their embeddings",
     "gemma4_text": "cannot be run on embeddings",
     "prophetnet": "looks at the tokens that follow",
     "reformer": "give no gradient",

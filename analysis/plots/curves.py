@@ -72,7 +72,7 @@ def _mean_curves(trials: Sequence[Trial]) -> list[Curve]:
 
 
 def _draw_curves(axes: Axes, curves: Iterable[Curve], **line_options: Any) -> None:
-    """Draw curves that look alike. If they are too many for a page to hold as lines, draw them as an image."""
+    """Draw curves in the same style. If they are too many for a page to hold as lines, draw them as an image."""
     if lines := [[(step, 100 * accuracy) for step, accuracy in curve_points] for curve_points in curves]:
         axes.add_collection(LineCollection(lines, rasterized=len(lines) > style.MOST_VECTOR_SHAPES, **line_options))
 

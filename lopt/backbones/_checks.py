@@ -22,8 +22,8 @@ def refuse_unfit_model(backbone: Any, compute_logits: Callable[..., Tensor]) -> 
             `[B, S]`. For a causal model T is S. For an encoder-decoder T is the number of the decoder's tokens.
 
     Raises:
-        ValueError: the model cannot run on embeddings; it uses more of a token than its embedding; it is causal and
-            sees later tokens; an answer depends on the other texts of a batch; or its output is not finite.
+        ValueError: the model cannot run on embeddings; it uses token ids for more than their embeddings; it is causal
+            and sees later tokens; an answer depends on the other texts of a batch; or its output is not finite.
     """
     import torch
 
@@ -80,8 +80,8 @@ def refuse_unfit_model(backbone: Any, compute_logits: Callable[..., Tensor]) -> 
         )
     if not _mostly_equal(from_ids_TV, from_embeddings_TV, tolerance):
         raise ValueError(
-            f"backbone {name!r} cannot have a soft prompt: {models_of_type} use more of a token than its embedding at "
-            "the input; give another model"
+            f"backbone {name!r} cannot have a soft prompt: {models_of_type} use token ids for more than their "
+            "embeddings at the input; give another model"
         )
 
 
@@ -114,17 +114,18 @@ def refuse_unused_weights(name: str, model: Any, unused_names: Iterable[str]) ->
     )
     if refused_names:
         raise ValueError(
-            f"backbone {name!r}: its files hold weights of layers that a {model.config.model_type} model with its "
+            f"backbone {name!r}: its files hold weights of layers that a {model.config.model_type} model with this "
             f"config.json does not have ({', '.join(refused_names[:3])}{', …' if len(refused_names) > 3 else ''}; "
-            f"{len(refused_names)} in all): its config.json belongs to another model, or its files to an adapter or a "
-            "quantised model"
+            f"{len(refused_names)} in all). config.json belongs to another model, or the weights are those of an "
+            "adapter or a quantised model"
         )
 
 
 def _torch_attention_agrees(model: Any, compute_logits: Callable[[], Tensor], tolerance: float) -> bool:
     """Return whether PyTorch's attention, if the model uses it, gives what the family's own attention gives.
 
-    Some families accept PyTorch's attention and leave out what it cannot do. T5Gemma, for example, caps its scores.
+    Some families of models run with PyTorch's attention, but without a step that it lacks. T5Gemma, for example, caps
+    its attention scores.
     """
     if model.config._attn_implementation != "sdpa":
         return True

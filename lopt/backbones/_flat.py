@@ -9,8 +9,8 @@ pass over the weights serves rows of any lengths and of any trials:
   (`FlatForm._append_rows_with_prefix`).
 - A text before a suffix does not depend on the trial. Its keys and values come from a store that computes every text
   once (`_texts`), and only the suffix is in the sequence (`FlatForm._append_suffixes`).
-- A row that shares nothing is in the sequence as a whole. This is a text with its suffix, if an update (DePT) changes
-  the text (`FlatForm._append_whole_rows`), or a text without a prompt.
+- A row that shares nothing is in the sequence as a whole. There are two kinds: a text with a suffix whose update (DePT)
+  changes the text (`FlatForm._append_whole_rows`), and a text without a prompt.
 
 The label of a row is read at the row's last token. The model's last MLP is computed only there (`_last_mlp`).
 `flat_form_agrees` checks, when a model is loaded, that the flat form gives the same as the plain form (`causal`).
@@ -39,11 +39,11 @@ from lopt.soft_prompt import PackedPrompts, SoftPrompt
 _LIMITED_SIGHT_KEY = re.compile(
     r"(sliding|attention|local|global|block|chunk)_?(window|chunk|block|type|attention)|^window_size$"
 )
-# With an attention that is wrong on purpose, the result must be at least this many times as far from the plain form's
-# as with the right attention (`flat_form_agrees`).
-_LEAST_DISTANCE_RATIO = 4.0
+# A deliberately wrong attention must lead at least this many times farther away from the plain form's result than the
+# right attention does (`flat_form_agrees`).
+_MIN_DISTANCE_RATIO = 4.0
 _TOKENS_PER_TEXT_PASS = 2048  # in a pass that computes keys and values of texts, without gradients
-# So many stored tokens cost as much as one computed token. This is a guess, used only for the size of passes.
+# This many stored tokens cost as much as one computed token. This is a guess, used only for the size of passes.
 _STORED_TOKENS_PER_COMPUTED_TOKEN = 8
 
 
@@ -112,7 +112,7 @@ class FlatForm:
         self.model, self.pad_id = model, pad_id
         weight_VH = model.get_input_embeddings().weight
         self.device, self.dtype = weight_VH.device, weight_VH.dtype
-        self.use_torch_kernels = self.device.type != "cpu"  # if not, `BlockAttention` runs
+        self.use_torch_kernels = self.device.type != "cpu"  # if not, `_attention.BlockAttention` runs
         self._running_pass_count, self._lock = 0, threading.Lock()
         self._usual_attention_name = ""
         _attention.register()
@@ -142,26 +142,27 @@ class FlatForm:
         else:
             prompt_of_row = [packed_prompts.prompts[index] for index in packed_prompts.prompt_indices]
             is_prefix = np.array([prompt.placement.is_prompt_first for prompt in prompt_of_row])
-            leaves_text_unchanged = np.array([prompt.leaves_text_unchanged for prompt in prompt_of_row])
+            has_shareable_text = np.array([prompt.has_shareable_text for prompt in prompt_of_row])
             prompt_lengths = np.array([prompt.length for prompt in prompt_of_row])
             for length in np.unique(prompt_lengths):
                 has_length = prompt_lengths == length
                 self._append_rows_with_prefix(flat_input, packed_prompts, all_rows[is_prefix & has_length])
-                self._append_suffixes(flat_input, packed_prompts, all_rows[leaves_text_unchanged & has_length])
-            self._append_whole_rows(flat_input, packed_prompts, all_rows[~is_prefix & ~leaves_text_unchanged])
+                self._append_suffixes(flat_input, packed_prompts, all_rows[has_shareable_text & has_length])
+            self._append_whole_rows(flat_input, packed_prompts, all_rows[~is_prefix & ~has_shareable_text])
         label_indices_B = to_device([flat_input.label_index_of_row[row] for row in range(len(ids))], self.device)
         return self._run(flat_input, label_indices_B, score_factor=score_factor)[label_indices_B]
 
     def token_count_of_row(self, soft_prompt: SoftPrompt, length: int) -> int:
-        """Return about how many tokens a row takes in a pass. A stored token counts for a fraction of a token."""
+        """Return about how many tokens a row with a text of this length takes in a pass. A stored token counts for a
+        fraction of a token."""
         if soft_prompt.placement.is_prompt_first:
             return length  # the prompt is in the pass once for many rows
-        text_tokens = length // _STORED_TOKENS_PER_COMPUTED_TOKEN if soft_prompt.leaves_text_unchanged else length
+        text_tokens = length // _STORED_TOKENS_PER_COMPUTED_TOKEN if soft_prompt.has_shareable_text else length
         return soft_prompt.length + text_tokens
 
     def uncached_texts(self, soft_prompt: SoftPrompt, texts: Iterable[TextIds]) -> list[TextIds]:
         """See `lopt.backbones.Backbone.uncached_texts`."""
-        return self.text_store.missing_texts(texts) if soft_prompt.leaves_text_unchanged else []
+        return self.text_store.missing_texts(texts) if soft_prompt.has_shareable_text else []
 
     def _append_rows_with_prefix(self, flat_input: _FlatInput, packed_prompts: PackedPrompts, rows: np.ndarray) -> None:
         """Append rows whose prompts are prefixes of one length. Each prompt is appended once."""
@@ -212,7 +213,7 @@ class FlatForm:
             flat_input.mark_label_positions(flat_input.append(rows_RSH, ends_R.numpy()), block_rows)
 
     def _cut_rows(self, rows: np.ndarray, lengths: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
-        """Cut rows of the batch into blocks of like lengths. Yield each block's rows and their longest length."""
+        """Cut rows of the batch into blocks of similar lengths. Yield each block's rows and their longest length."""
         if len(rows):
             sorted_rows = rows[np.argsort(lengths[rows], kind="stable")]
             for first, end in cut_into_blocks(lengths[sorted_rows], self.device.type):
@@ -324,6 +325,6 @@ def flat_form_agrees(flat_form: FlatForm, plain_label_state: Callable[..., Tenso
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
             return False  # an unusual attention, or a model that does not pass `layout` to it
         is_close = right_distance <= tolerance * float(plain_BH.norm())
-        if not (is_close and right_distance * _LEAST_DISTANCE_RATIO <= wrong_distance):
+        if not (is_close and right_distance * _MIN_DISTANCE_RATIO <= wrong_distance):
             return False
     return True

@@ -69,8 +69,7 @@ def load_from_source(
     if missing_names:  # transformers would continue with random weights
         raise ValueError(
             f"backbone {name!r} lacks {len(missing_names)} of its weights ({', '.join(missing_names[:3])}"
-            f"{', …' if len(missing_names) > 3 else ''}): its config.json belongs to another model, or its files are "
-            "incomplete"
+            f"{', …' if len(missing_names) > 3 else ''}): config.json belongs to another model, or files are missing"
         )
     if getattr(model, "_hf_peft_config_loaded", False):  # then the weights come from another folder
         raise ValueError(

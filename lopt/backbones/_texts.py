@@ -23,7 +23,7 @@ from lopt.packages import cache_dir
 LIMIT_VARIABLE = "LOPT_TEXT_CACHE_GB"
 _DEFAULT_LIMIT_GB = 16.0
 _LARGEST_FREE_SHARE = 0.25  # of the free disk, or of a GPU's free memory
-_GROWTH_BYTES = 256 * 2**20  # the file grows by so many bytes at a time
+_GROWTH_BYTES = 256 * 2**20  # the file grows by this many bytes at a time
 
 TextIds = tuple[int, ...]  # the token ids of a text
 

@@ -23,10 +23,12 @@ ACTIVATIONS = ("elu", "relu", "gelu")
 class LoPT2(PromptMethod):
     """X0 (n×d) is frozen, U (d×r) and V (r×d) are trained: 2·r·d parameters, fewer than the n·d of X if r < n/2.
 
-    The paper does not state the scales of X0, U and V. Here X0 and V are uniform in [-0.5, 0.5], like LoPT-1's factors.
-    U is uniform in [-1/√d, 1/√d], the usual bound of a linear layer. It keeps X0 U in the range where ELU bends. The
-    option `u_bound` sets another bound. X0 is drawn from the trial's seed. So it need not be stored, and results over
-    seeds include the effect of its draw. With the option `x0_seed`, X0 is the same for all seeds.
+    The paper does not state the scales of X0, U and V. Here X0 and V are uniform in [-0.5, 0.5], like LoPT-1's factors;
+    the options `x0_bound` and `init_bound` set other bounds for X0 and V. U is uniform in [-1/√d, 1/√d], as in a linear
+    layer, which keeps X0 U in the range where ELU bends. The option `u_bound` sets another bound for U.
+
+    X0 is drawn from the trial's seed, so it need not be stored. Results over several seeds then vary with X0, too. With
+    the option `x0_seed`, X0 is the same for all seeds.
 
     The option `activation` is "elu" by default. The paper found the others, "relu" and "gelu", worse.
     """

@@ -92,7 +92,7 @@ def _parse_task(folder: Path, toml_text: str) -> Task:
         if column == "mask" or column.isdecimal() or set(column) & set("{}[].!:"):
             raise ValueError(
                 f"{task_file}: column {column!r} cannot be a field of a template; rename it (a name may not be 'mask' "
-                "or digits alone, and may have none of {}[].!:)"
+                "or digits only, and may have none of {}[].!:)"
             )
     label, bad_rows = entries.get("label", _DEFAULT_LABEL), entries.get("bad_rows", "refuse")
     if label in entries["columns"]:
@@ -168,5 +168,5 @@ def _format_percent(share: float) -> str:
 
 def _read_named_file(path: Path) -> Iterable[Row]:
     if not os.path.isfile(path):
-        raise ValueError(f"{path} does not exist, but the {_TASK_FILE} beside it names it")
+        raise ValueError(f"{path} does not exist, but the {_TASK_FILE} of its task names it")
     return read_rows(path)

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a trial of one kind costs, in seconds."""
+    """What a trial of one kind costs, in seconds. Trials are of one kind if they have the same costs."""
 
     stratum: str
     shares_device: bool  # whether the trial steps together with other trials on its device
     device_share: float  # the share of a device that the trial takes
     fixed_s: float  # the part of a step's time that counts once for all trials that step together
-    step_s: float  # what this trial adds to a step's time; may be negative (see `measure`)
+    step_s: float  # what this trial adds to a step's time; may be negative (`sweeps.forecast.measure` says why)
     evaluation_s: float  # time of one evaluation of the held-out examples
     begin_s: float  # time that the trial takes on its device before its first step
     score_s: float  # time to score a confirm trial on the reported split; meanwhile no trial on the device makes a step

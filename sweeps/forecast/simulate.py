@@ -1,7 +1,8 @@
 """Simulations of a sweep with the measured costs of its trials, which show how long the sweep will take.
 
-Each simulation draws new qualities for its trials, and the sweep's own early stopping decides on them. Trials begin in
-the sweep's own order and wait for a free device as they do on Ray. Trials that share a device step together.
+Each simulation draws at random how good each of its trials is, and the sweep's own early stopping decides which trials
+stop. Trials begin in the sweep's own order and wait for a free device as they do on Ray. Trials that share a device
+step together.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 SIMULATION_COUNT = 300
 LOW, HIGH = 0.05, 0.95  # quantiles of the simulated times: the ends of a forecast's range
-_QUALITY_GRAIN = 0.2  # qualities are rounded to multiples of this, because accuracies on few examples are often equal
+_SCORE_GRAIN = 0.2  # scores are rounded to multiples of this, because accuracies on few examples are often equal
 _ALMOST_ZERO_S = 1e-9
 
 # Returns the score of a trial at a rung, given the trial's number and the rung's index.
@@ -34,11 +35,11 @@ ScoreFunction = Callable[[int, int], float]
 
 
 @dataclass(eq=False, kw_only=True)
-class _Cell(CellCounts):
-    """A cell of the simulated sweep."""
+class _CellSearch(CellCounts):
+    """The search of one cell in the simulated sweep."""
 
-    costs: Sequence[Cost]  # the costs of the kinds of trial that its search may propose
-    cost_by_stratum: dict[str, Cost]  # for each stratum of its trials so far, the cost of one of them
+    costs: Sequence[Cost]  # one for each kind of trial that the search may propose
+    cost_by_stratum: dict[str, Cost]  # the cost of one search trial in each stratum seen so far
     confirmed_count_by_stratum: Counter[str] = field(default_factory=Counter)  # finished confirm trials of the winner
 
 
@@ -47,7 +48,7 @@ class _Trial:
     """A trial that waits or runs."""
 
     number: int
-    cell: _Cell
+    cell_search: _CellSearch
     cost: Cost
     phase: str
     idle_s: float  # time until the trial steps with the others, or until its final evaluation is over
@@ -106,7 +107,7 @@ class SimulatedSweep:
     """One simulation of a sweep.
 
     Args:
-        costs: for each cell, the costs of the kinds of trial that its search may propose.
+        costs: for each cell, the costs of each kind of trial (see `Cost`) that its search may propose.
         device_count: the number of GPUs, or of nodes without a GPU.
         max_concurrent: the largest number of trials that run at once.
         score_at_rung: returns the score of a trial at a rung.
@@ -114,7 +115,7 @@ class SimulatedSweep:
         finished: records of earlier commands; early stopping takes account of their scores.
         search_trial_counts: the number of search trials of each cell (`search_trial_count`), if known already.
         audit_share, audited_steps: as for `EarlyStopping`.
-        number: the number of this simulation. It is a part of the trials' keys, on which random choices depend.
+        number: the number of this simulation. The keys of its trials contain it, and random choices depend on the keys.
 
     Attributes:
         duration_s: the duration of the sweep in seconds, once `run` has ended.
@@ -141,17 +142,17 @@ class SimulatedSweep:
         self._early_stopping = EarlyStopping(space.stopping_rule, audit_share=audit_share, audited_steps=audited_steps)
         self._early_stopping.replay(finished)
         planned_counts = search_trial_counts or [search_trial_count(space, cell) for cell in space.cells]
-        cells = [
-            _simulated_cell(cell.name, cell_costs, planned_count, finished, space)
+        cell_searches = [
+            _simulated_cell_search(cell.name, cell_costs, planned_count, finished, space)
             for cell, cell_costs, planned_count in zip(space.cells, costs, planned_counts, strict=True)
         ]
-        self._turns: Turns[_Cell, Cost] = Turns(cells)
+        self._turns: Turns[_CellSearch, Cost] = Turns(cell_searches)
         self._waiting_trials: deque[_Trial] = deque()
         self._free_shares = [1.0] * device_count
         self._groups: list[_Group] = []
         self.duration_s, self.step_count, self.trial_count = 0.0, 0.0, 0
-        for cell in cells:
-            self._queue_winners(cell)
+        for cell_search in cell_searches:
+            self._queue_winners(cell_search)
 
     def run(self) -> SimulatedSweep:
         self._start_trials()
@@ -191,19 +192,21 @@ class SimulatedSweep:
         turn = self._turns.take_next()
         if turn is None:
             return None
-        cost = turn.waiting_trial or turn.cell.costs[self._pick_kind(len(turn.cell.costs))]
+        cost = turn.waiting_item or turn.cell_search.costs[self._pick_kind(len(turn.cell_search.costs))]
         self.trial_count += 1
-        turn.cell.running_count += 1
+        turn.cell_search.running_count += 1
         last_step = self._space.max_steps
         decision_steps = self._space.decision_steps(cost.eval_every) if turn.phase == "search" else []
         evaluation_steps = {min(last_step, -(-step // cost.eval_every) * cost.eval_every) for step in decision_steps}
         milestones = deque(sorted(evaluation_steps | {last_step}))
-        return _Trial(self.trial_count, turn.cell, cost, turn.phase, cost.begin_s, milestones, len(milestones) - 1)
+        return _Trial(
+            self.trial_count, turn.cell_search, cost, turn.phase, cost.begin_s, milestones, len(milestones) - 1
+        )
 
     # --- how trials end -------------------------------------------------------------------------------------------
 
     def _handle_milestone(self, trial: _Trial) -> None:
-        """Decide on a trial that is at a milestone or has had its final evaluation."""
+        """Let a trial continue, be scored or end. It is at a milestone, or has had its final evaluation."""
         if trial.is_scoring:
             self._end_trial(trial)
             return
@@ -230,23 +233,23 @@ class SimulatedSweep:
         group.trials.remove(trial)
         if not group.trials:
             self._groups.remove(group)
-        trial.cell.running_count -= 1
+        trial.cell_search.running_count -= 1
         if trial.phase == "search":
-            trial.cell.cost_by_stratum[trial.cost.stratum] = trial.cost
-            self._queue_winners(trial.cell)
+            trial.cell_search.cost_by_stratum[trial.cost.stratum] = trial.cost
+            self._queue_winners(trial.cell_search)
 
-    def _queue_winners(self, cell: _Cell) -> None:
-        if cell.is_search_over and not cell.has_queued_confirm_trials:
-            cell.has_queued_confirm_trials = True
-            for stratum, cost in sorted(cell.cost_by_stratum.items()):
-                seeds_left = max(0, self._space.confirm_seeds - cell.confirmed_count_by_stratum[stratum])
-                self._turns.confirm_trials.extend([(cell, cost)] * seeds_left)
+    def _queue_winners(self, cell_search: _CellSearch) -> None:
+        if cell_search.is_search_over and not cell_search.has_queued_confirm_trials:
+            cell_search.has_queued_confirm_trials = True
+            for stratum, cost in sorted(cell_search.cost_by_stratum.items()):
+                seeds_left = max(0, self._space.confirm_seeds - cell_search.confirmed_count_by_stratum[stratum])
+                self._turns.confirm_items.extend([(cell_search, cost)] * seeds_left)
 
 
-def _simulated_cell(
+def _simulated_cell_search(
     name: str, costs: Sequence[Cost], planned_count: int, finished: Sequence[TrialRecord], space: Space
-) -> _Cell:
-    """Return a cell as earlier commands have left it."""
+) -> _CellSearch:
+    """Return the search of a cell as earlier commands have left it."""
     records = [record for record in finished if record.cell == name]
     search_records = [record for record in records if record.phase == "search"]
     cost_by_stratum = {}
@@ -256,13 +259,17 @@ def _simulated_cell(
     started_count = min(planned_count, len(search_records))
     # As long as the search goes on, its winners may change.
     confirm_trials = winners_confirm_trials(records) if started_count == planned_count else []
-    cell = _Cell(planned_count=planned_count, started_count=started_count, costs=costs, cost_by_stratum=cost_by_stratum)
-    cell.confirmed_count_by_stratum = Counter(stratum for stratum, _ in confirm_trials)
-    return cell
+    cell_search = _CellSearch(
+        planned_count=planned_count, started_count=started_count, costs=costs, cost_by_stratum=cost_by_stratum
+    )
+    cell_search.confirmed_count_by_stratum = Counter(stratum for stratum, _ in confirm_trials)
+    return cell_search
 
 
 def random_score_function(generator: np.random.Generator, trial_count: int) -> ScoreFunction:
-    """Return a function that gives the trials of one simulation random qualities.
+    """Return a function that gives the trials of one simulation random scores.
+
+    Each trial has a random quality, of which its scores are noisy measurements.
 
     Two properties of the sweep are random, too: how closely the scores of one trial agree (`constancy`), and whether
     later trials are better or worse than earlier ones (`trend`).
@@ -274,14 +281,14 @@ def random_score_function(generator: np.random.Generator, trial_count: int) -> S
         if trial_number not in quality_by_trial_number:
             quality_by_trial_number[trial_number] = generator.normal() + trend * trial_number / max(1, trial_count)
         score = constancy * quality_by_trial_number[trial_number] + np.sqrt(1 - constancy**2) * generator.normal()
-        return float(np.round(score / _QUALITY_GRAIN) * _QUALITY_GRAIN)
+        return float(np.round(score / _SCORE_GRAIN) * _SCORE_GRAIN)
 
     return score_at_rung
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The time that a sweep takes; the median number of its trials; and the median number of their steps together."""
+    """The range and median of the time that a sweep takes, and the medians of its number of trials and of all steps."""
 
     low_s: float
     median_s: float
@@ -303,7 +310,7 @@ def forecast(
     audited_steps: Mapping[str, int] = MappingProxyType({}),
     simulation_count: int = SIMULATION_COUNT,
 ) -> Forecast:
-    """Return the range of durations that 90 % of the simulated sweeps have.
+    """Simulate the sweep many times. Return the range in which 90 % of the durations lie, and the medians.
 
     Args:
         spread: each simulated time is multiplied by a random factor, whose logarithm has this standard deviation.

@@ -87,8 +87,10 @@ class StoppingScheduler(FIFOScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         # A pending trial may get an earlier trial's process. If that process is dead, the trial fails before it begins.
-        had_begun = trial.status != Trial.PENDING
-        self._guarded_supervisor.supervisor.note_death(trial.trial_id, _last_error(trial), had_begun=had_begun)
+        had_begun_in_process = trial.status != Trial.PENDING
+        self._guarded_supervisor.supervisor.note_death(
+            trial.trial_id, _last_error(trial), had_begun_in_process=had_begun_in_process
+        )
 
 
 def _last_error(trial: Any) -> Exception | None:

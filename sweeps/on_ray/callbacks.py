@@ -51,7 +51,7 @@ class ProcessWatcher(tune.Callback):
         self._supervisor = supervisor
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._supervisor.note_place(trial.trial_id)
+        self._supervisor.note_placed(trial.trial_id)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._supervisor.note_displacement(trial.trial_id)

@@ -15,7 +15,7 @@ from sweeps.work.worker import Worker
 
 KEEPER = "keeper"  # the actor's name in the namespace of the sweep
 SAVE_S = 10.0  # how long an interrupted command waits for the checkpoints of its trials
-_CONCURRENT_CALLS = 256  # calls that a worker takes at once; one call of each of its trials waits in it
+_CONCURRENT_CALLS = 256  # how many calls a worker accepts at once; each of its trials keeps one call open
 
 Device = tuple[str, str | None]  # the id of a node and the number of one of its GPUs; None if the node has no GPU
 

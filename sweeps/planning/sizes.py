@@ -11,12 +11,12 @@ from sweeps.planning.plan import Plan
 from sweeps.space import Cell
 
 RUNNING_TRIAL_COUNT = 16  # trials that run at once in this estimate; each has a checkpoint
-# Sizes as measured in finished runs.
-_RECORD_BYTES, _EVALUATION_BYTES = 3500, 250  # a record with its row of the table; an evaluation in it
+# Sizes as measured in finished runs: a record with its row in the run's table, and one evaluation in the record.
+_RECORD_BYTES, _EVALUATION_BYTES = 3500, 250
 _DESCRIPTION_BYTES = 550  # an artifact's description, without the configuration
-# Size of a name and a shape in a file of tensors: those of a prompt's tensor, and those of a model's weight.
-_TENSOR_NAME_BYTES, _WEIGHT_NAME_BYTES = 70, 120
-_FLOAT_BYTES, _LOGIT_BYTES = 4, 8
+# Size of the name and shape of one tensor in the header of a safetensors file: a prompt's tensor, and a model's weight.
+_PROMPT_TENSOR_HEADER_BYTES, _WEIGHT_HEADER_BYTES = 70, 120
+_FLOAT_BYTES, _LOGIT_BYTES = 4, 8  # logits are stored as float64
 # Largest number of values that an optimiser keeps for each trained parameter.
 _OPTIMIZER_VALUES_PER_PARAMETER = {"adafactor": 1, "adamw": 2}
 
@@ -44,8 +44,8 @@ class DiskUse:
 
 
 def most_tokens(plan: Plan) -> int | None:
-    """Return an upper bound on the tokens of prompts and texts in the expected steps; None if the length of the texts
-    has no limit that is known without the data."""
+    """Return an upper bound on the tokens (of prompts and texts) in all steps that are expected. Return None if no
+    limit on the length of the texts is known before the data is read."""
     token_count = 0.0
     for cell, steps in _expected_steps(plan):
         token_counts = [_most_tokens_per_step(config) for config in plan.space.largest_configs(cell)]
@@ -81,7 +81,7 @@ def disk_use(plan: Plan) -> DiskUse:
         records=round(_RECORD_BYTES * trial_count + _EVALUATION_BYTES * evaluation_count),
         artifacts=artifacts,
         predictions=predictions,
-        # Cells take turns to start trials, and so do the methods of a cell. All of them are among the running trials.
+        # Cells take turns to start trials, and so do the methods of a cell. So the sizes are repeated in turn.
         checkpoints=sum(islice(cycle(checkpoint_sizes), min(RUNNING_TRIAL_COUNT, trial_count))),
     )
 
@@ -99,7 +99,7 @@ def _artifact_bytes(config: TrialConfig) -> int:
     the description."""
     method, shape = methods.get(config.method), methods.shape_of(config, backbones.facts(config.backbone))
     counts = method.counts(shape)
-    bytes_per_name = _TENSOR_NAME_BYTES if method.uses_length else _WEIGHT_NAME_BYTES
+    bytes_per_name = _PROMPT_TENSOR_HEADER_BYTES if method.uses_length else _WEIGHT_HEADER_BYTES
     name_bytes = bytes_per_name * method.stored_tensor_count(shape)
     description_bytes = len(to_json(config.to_dict()).encode()) + _DESCRIPTION_BYTES
     return _bytes_per_parameter(config) * (counts.trainable + counts.materialised) + name_bytes + description_bytes

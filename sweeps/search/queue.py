@@ -133,13 +133,13 @@ class TrialQueue:
 
     @property
     def has_waiting_trial(self) -> bool:
-        """Whether a trial is known to wait for its turn."""
+        """Whether a trial waits now. Confirm trials may still follow later."""
         return bool(self._turns)
 
     def begin_next_trial(self) -> QueuedTrial | None:
         """Begin the next trial and return it; None if none waits now. Confirm trials may still follow later."""
         while turn := self._turns.take_next():
-            cell_search, trial = turn.cell, turn.waiting_trial
+            cell_search, trial = turn.cell_search, turn.waiting_item
             if trial is None:
                 trial = self._new_trial(cell_search)
             if trial is not None:
@@ -168,10 +168,10 @@ class TrialQueue:
     def _search_config(self, cell: Cell, point: Mapping[str, Any]) -> TrialConfig:
         return self._resolve(self.space.config(cell, point, seed=SEARCH_SEED))
 
-    def report(self, trial: QueuedTrial, step: int, score: float) -> None:
-        """Tell the study of a running trial the trial's best score up to a step."""
+    def report(self, trial: QueuedTrial, step: int, best_score: float) -> None:
+        """Report the best score of a running trial up to `step` to its study."""
         if trial.proposal:
-            trial.proposal.report(step, score)
+            trial.proposal.report(step, best_score)
 
     def put_back(self, trial: QueuedTrial) -> None:
         """Queue a trial again, because its process died before it began, or because it will continue later."""
@@ -214,21 +214,22 @@ class TrialQueue:
                     self._finished_record_by_key[config.key] = reused_record
                 else:
                     trial = QueuedTrial(config=config, phase="confirm", cell=cell_search.cell, stratum=stratum)
-                    self._turns.confirm_trials.append((cell_search, trial))
+                    self._turns.confirm_items.append((cell_search, trial))
 
     # --- how much is left ----------------------------------------------------------------------------------------
 
     def count_unfinished_trials(self) -> tuple[int, int]:
         """Return how many search trials and how many confirm trials are left or running, as far as known now."""
-        unfinished_trial_count = sum(
-            cell_search.planned_count - cell_search.started_count + cell_search.running_count + cell_search.repeat_count
-            for cell_search in self._turns.cells
+        cell_searches, running_confirm_count = self._turns.cell_searches, self._running_confirm_count()
+        running_search_count = len(self._search_by_running_trial) - running_confirm_count
+        waiting_search_count = sum(
+            cell_search.planned_count - cell_search.started_count + cell_search.requeued_count
+            for cell_search in cell_searches
         )
-        searching_count = sum(not cell_search.has_queued_confirm_trials for cell_search in self._turns.cells)
+        searching_count = sum(not cell_search.has_queued_confirm_trials for cell_search in cell_searches)
         later_confirm_count = self.space.confirm_seeds * searching_count
-        running_confirm_count = self._running_confirm_count()
-        confirm_count = len(self._turns.confirm_trials) + later_confirm_count + running_confirm_count
-        return unfinished_trial_count - running_confirm_count, confirm_count
+        confirm_count = len(self._turns.confirm_items) + later_confirm_count + running_confirm_count
+        return waiting_search_count + running_search_count, confirm_count
 
     def steps_left(self, steps_done: Mapping[str, int]) -> float:
         """Return the expected number of steps that are left.
@@ -238,11 +239,13 @@ class TrialQueue:
         """
         space, (_, confirm_count) = self.space, self.count_unfinished_trials()
         expected_steps = (confirm_count - self._running_confirm_count()) * float(space.max_steps)
-        for search in self._turns.cells:
-            expected_steps += sum(map(space.expected_steps, range(search.started_count + 1, search.planned_count + 1)))
-            expected_steps += search.repeat_count * space.expected_steps(max(1, search.started_count))
-        for trial, search in self._search_by_running_trial.items():
-            trial_steps = space.max_steps if trial.phase == "confirm" else space.expected_steps(search.started_count)
+        for cell_search in self._turns.cell_searches:
+            started_count = cell_search.started_count
+            expected_steps += sum(map(space.expected_steps, range(started_count + 1, cell_search.planned_count + 1)))
+            expected_steps += cell_search.requeued_count * space.expected_steps(max(1, started_count))
+        for trial, cell_search in self._search_by_running_trial.items():
+            is_confirm = trial.phase == "confirm"
+            trial_steps = space.max_steps if is_confirm else space.expected_steps(cell_search.started_count)
             expected_steps += max(0.0, trial_steps - steps_done.get(trial.config.key, 0))
         return expected_steps
 

@@ -7,7 +7,7 @@ from statistics import fmean, median
 
 from sweeps.stopping import StoppingRule
 
-MIN_OTHER_TRIALS = 3  # the rule stops a trial only if at least so many other trials have reached the step
+MIN_OTHER_TRIALS = 3  # the rule stops a trial only if at least this many other trials have reached the step
 
 
 class Median(StoppingRule):

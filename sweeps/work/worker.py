@@ -1,4 +1,4 @@
-"""A worker: one process for each GPU (or each node without GPUs). It trains all trials there that share a backbone.
+"""A worker: one process for each GPU (or each node without GPUs). It trains the trials that share this device.
 
 Each trial has a process of its own, the client, which only passes reports on. A trial that has reported is held until
 its client asks for the next report, because the scheduler may stop the trial. Meanwhile the other trials train. A step
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 SILENCE_S = 600.0  # a trial is evicted when its client has been silent for this long
 IDLE_S = 300.0  # a worker ends when it has had no trial for this long
-# How long a step waits for trials that are held: a share of the last step's duration, and at least some seconds.
-_WAIT_SHARE, _LEAST_WAIT_S = 0.25, 0.05
+# How long a step waits for trials that are held: this share of the last step's duration, but at least these seconds.
+_WAIT_SHARE, _MIN_WAIT_S = 0.25, 0.05
 _FIRST_WAIT_S = 2.0  # how long a worker's first step waits for one more trial: trials start at about the same time
 _RELEASE_INTERVAL_S = 10.0  # shortest time between two releases of memory during training: each takes 0.25 seconds
 
 
 @dataclass(eq=False)
 class _HostedTrial:
-    """A trial in a worker."""
+    """A trial in a worker. `execution` turns an outcome, which the engine yields, into a report for the client."""
 
     execution: Execution
     waiting_reports: list[Report]  # reports that the client can have without any training
@@ -50,7 +50,7 @@ class _HostedTrial:
 
 
 class Worker:
-    """Trains all trials admitted to it, over as many backbones as they have.
+    """Trains all trials admitted to it. Trials over the same backbone share an engine.
 
     One thread, the training thread, does everything that touches a model, because PyTorch's default dtype and its
     choice of attention kernels hold for the whole process. Everything else, such as setting up a trial and writing its
@@ -66,7 +66,7 @@ class Worker:
         self._trials_in_step: list[_HostedTrial] = []  # trials of the current step; between two steps, of the last one
         self._arriving_count, self._arriving_since = 0, -math.inf  # how many trials are being set up, and since when
         self._arrivals_so_far, self._pack_size = 0, 1  # how many have come so far; how many make a full pass
-        self._released_at, self._must_release = -math.inf, False  # when memory was released; whether more must be
+        self._released_at, self._must_release = -math.inf, False  # when memory was released; whether it must be again
         self._setup_lock = threading.Lock()  # only one trial at a time is set up
         # The key of the trial that is being set up, and since when; None while it waits for the current step to end.
         self._current_setup: tuple[str, float] | None = None
@@ -89,13 +89,13 @@ class Worker:
         execution = Execution(job)
         with self._count_arrival(job.pack_size):
             with self._setup_lock:
-                self.evict_by_key(execution.config.key)  # if the trial is here already, its client has died
+                self.evict_by_key(job.key)  # if the trial is here already, its client has died
                 try:
-                    self._in_training_thread(lambda: self._load_backbone(job, execution.config.key))
+                    self._in_training_thread(lambda: self._load_backbone(job))
                     report = execution.begin()
                 finally:
                     self._current_setup = None
-            name = f"{execution.key}-{next(self._name_numbers)}"
+            name = f"{job.key}-{next(self._name_numbers)}"
             with self._state_changed:
                 self._hosted[name] = hosted = _HostedTrial(execution, [] if report is None else [report], steps_alone)
                 self._hold_trial(hosted)
@@ -133,7 +133,7 @@ class Worker:
                 self._state_changed.notify_all()
 
     def evict_by_key(self, key: str) -> None:
-        """Evict the trial of this key, because its client has died. A new client has the trial trained again."""
+        """Evict the trial of this key, because its client has died. A new client will start the trial again."""
         with self._state_changed:
             for name in [name for name, hosted in self._hosted.items() if hosted.execution.config.key == key]:
                 self.evict(name)
@@ -223,7 +223,7 @@ class Worker:
         if self._last_step is None:
             return _FIRST_WAIT_S
         began_at, ended_at = self._last_step
-        return max(_LEAST_WAIT_S, _WAIT_SHARE * (ended_at - began_at))
+        return max(_MIN_WAIT_S, _WAIT_SHARE * (ended_at - began_at))
 
     def _in_training_thread(self, function: Callable[[], Any]) -> Any:
         """Call a function in the training thread, and return what it returns."""
@@ -321,11 +321,11 @@ class Worker:
                 engine.admit(trial)
         return [engine for engine in self._engines.values() if engine.trials]
 
-    def _load_backbone(self, job: Job, key: str) -> None:
+    def _load_backbone(self, job: Job) -> None:
         """Load the backbone of a trial. An error is ignored here, because `Execution.begin` will raise it again."""
         from lopt import backbones
 
-        self._current_setup = key, time.monotonic()
+        self._current_setup = job.key, time.monotonic()
         set_threads(job.threads)
         with contextlib.suppress(Exception):
             precision = methods.get(job.config.method).weights_precision(job.config.precision)

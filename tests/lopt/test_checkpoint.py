@@ -44,7 +44,7 @@ def test_a_restored_trial_ends_as_if_it_had_never_stopped(tiny, method, optimize
     interrupted = Trial(config)
     for _ in range(5):  # to the middle of an interval, so that the checkpoint holds losses without an evaluation
         interrupted.update()
-        if interrupted.close_interval():
+        if interrupted.end_step():
             interrupted.record_evaluation(first_predictions(interrupted))
     continued = Trial(config)
     continued.restore(interrupted.to_checkpoint())

@@ -69,7 +69,7 @@ def test_a_label_is_a_class_name_or_a_class_number(write_split):
     write_split(sentence=["a", "b"], label=["1", "0"])
     assert [example.class_number for example in load_split(tasks.get("sst2"), "train")] == [1, 0]
     write_split(sentence=["a", "b"], label=[True, False])
-    with pytest.raises(ValueError, match=r"row 0: `label` is True; valid: 0 to 1 \(negative, positive\)"):
+    with pytest.raises(ValueError, match=r"row 0: `label` is True; valid: negative, positive, or their numbers 0 to 1"):
         load_split(tasks.get("sst2"), "train")
 
 

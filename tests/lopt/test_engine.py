@@ -256,9 +256,7 @@ def test_another_exception_does_not_split_the_pass_and_fails_its_trials(folders,
     assert_equal(trials[2], reference)
 
 
-@pytest.mark.parametrize(
-    "part", ["draw_batch", "soft_prompt", "apply_gradients", "close_interval", "record_evaluation"]
-)
+@pytest.mark.parametrize("part", ["draw_batch", "soft_prompt", "apply_gradients", "end_step", "record_evaluation"])
 def test_a_trial_whose_own_part_raises_fails_alone(folders, monkeypatch, part):
     reference = train_alone(make_trial(folders["gpt2"], MIXED[0]))
     failing, healthy = make_trial(folders["gpt2"], MIXED[1]), make_trial(folders["gpt2"], MIXED[0])

@@ -81,13 +81,15 @@ def test_a_class_lost_to_limits_of_tokens_is_named_with_its_counts(write_task):
     config = write_task([*rows(a=40, c=30), *long], train_max_tokens=40)
     line = refusal(config)
     assert line == (
-        "train_max_tokens = 40 leaves no row of b to train on; there were 40 rows in train.csv, 36 after the hold-out: "
+        "train_max_tokens = 40 leaves no row of b to train on; b had 40 rows in train.csv, 36 after the hold-out: "
         "set a wider limit, or remove it"
     )
     assert np.bincount(prepare_on_tiny(config.replace(train_max_tokens=None)).train.labels).tolist() == [36, 36, 27]
     both_limits = config.replace(train_min_tokens=60, train_max_tokens=99)
     assert "train_min_tokens = 60 and train_max_tokens = 99 leave no row of a, c to train on" in refusal(both_limits)
-    assert "there were 40 and 30 rows in train.csv, 36 and 27 after the hold-out" in refusal(both_limits)
+    assert "a had 40 rows in train.csv, 36 after the hold-out; c had 30 rows in train.csv, 27 after" in refusal(
+        both_limits
+    )
 
 
 def test_shots_do_not_hide_a_class_without_rows(write_task):
@@ -110,7 +112,7 @@ def test_a_class_whose_only_row_is_held_out_is_refused(write_task):
 
 def test_a_subset_that_leaves_a_class_out_is_refused(write_task):
     config = write_task(rows(a=50, b=50, c=3), train_examples=5)
-    assert "train_examples = 5 leaves no row of c to train on; there were 3 rows in train.csv" in refusal(config)
+    assert "train_examples = 5 leaves no row of c to train on; c had 3 rows in train.csv" in refusal(config)
     assert prepare_on_tiny(config.replace(train_examples=60)).train.labels.tolist().count(2) > 0
 
 
@@ -118,7 +120,7 @@ def test_a_class_whose_rows_are_all_bad_is_refused(write_task):
     bad = [{"text": " ", "label": "c"}] * 5
     config = write_task([*rows(a=20, b=20), *bad], toml={"bad_rows": "skip"})
     assert refusal(config) == (
-        'bad_rows = "skip" leaves no row of c to train on; there were 5 rows in train.csv: fix the skipped rows'
+        'bad_rows = "skip" leaves no row of c to train on; c had 5 rows in train.csv: fix the skipped rows'
     )
 
 
@@ -126,7 +128,7 @@ def test_a_class_whose_rows_are_all_bad_in_one_divided_file_is_refused(write_tas
     bad = [{"text": " ", "label": "c"}] * 5
     config = write_task([*rows(a=20, b=20), *bad], toml={**ONE_FILE, "bad_rows": "skip"})
     assert refusal(config) == (
-        'bad_rows = "skip" leaves no row of c to train on; there were 5 rows in all.csv: fix the skipped rows'
+        'bad_rows = "skip" leaves no row of c to train on; c had 5 rows in all.csv: fix the skipped rows'
     )
     config = write_task(rows(a=20, b=20), toml=ONE_FILE)
     assert refusal(config).startswith("all.csv of task ")
@@ -342,7 +344,7 @@ def test_bad_rows_of_a_mirror_are_counted(tmp_path, monkeypatch, tiny):
     with pytest.raises(ValueError) as caught:
         load_split(tasks.get("sst2"), "train")
     assert one_line(caught).startswith("2 of 42 rows cannot be used; the first is ")
-    assert "train.parquet, row 20: `label` is -1; valid: 0 to 1 (" in one_line(caught)
+    assert "train.parquet, row 20: `label` is -1; valid: " in one_line(caught)
 
 
 def test_the_three_empty_answers_of_multirc_are_refused_or_skipped(shared, tmp_path):

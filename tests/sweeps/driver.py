@@ -28,7 +28,7 @@ class Driver:
 
     @property
     def cell_searches(self):
-        return self.queue._turns.cells
+        return self.queue._turns.cell_searches
 
     def start(self):
         trial = self.queue.begin_next_trial()

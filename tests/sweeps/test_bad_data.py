@@ -219,7 +219,7 @@ DEEP_JSON = b"[" * 100_000
     [
         ("test.jsonl", DEEP_JSON, ["line 1 cannot be used"]),
         ("test.jsonl", b'{"text": "a", "label": ' + b"9" * 5000 + b"}", ["line 1 cannot be used"]),
-        ("test.jsonl", b'{"text": "a", "label": NaN}', ["`label` is nan", "0 to 1 (bug, other)"]),
+        ("test.jsonl", b'{"text": "a", "label": NaN}', ["`label` is nan", "bug, other, or their numbers 0 to 1"]),
         ("test.jsonl", b'{"text": "a", "label": null}', ["`label` is None"]),
         ("test.jsonl", b'{"text": "a", "text": "b", "label": 0}', ["line 1", "two columns 'text'"]),
         ("test.jsonl", b'{"text": "\\ud83d", "label": 0}', ["row 0: `text` is '\\ud83d'"]),
@@ -366,7 +366,7 @@ def test_a_token_limit_that_removes_a_class_is_refused_before_the_first_trial(ma
     long_rows = [{"text": "word " * 30 + str(i), "label": 1} for i in range(20)]
     argv = make_task(train=jsonl_bytes([*({"text": f"line {i}", "label": 0} for i in range(20)), *long_rows]))
     line = error_line(*run_refused([*argv, "--set", "train_max_tokens=40"]))
-    assert "train_max_tokens = 40 leaves no row of other to train on; there were 20 rows in train.jsonl" in line
+    assert "train_max_tokens = 40 leaves no row of other to train on; other had 20 rows in train.jsonl" in line
     check_all_rows_scored(argv, [row["label"] for row in TEST_ROWS])
 
 

@@ -57,7 +57,7 @@ def trials_of_studies(queue):
     A trial is its cell, learning rate, state, value (if complete) and intermediate values (if stopped).
     """
     counts = Counter()
-    for cell_search in queue._turns.cells:
+    for cell_search in queue._turns.cell_searches:
         for trial in cell_search.study._study.get_trials():
             state, intermediate_values = trial.state.name, ()
             value = trial.value if state == "COMPLETE" else None
@@ -101,7 +101,7 @@ def test_studies_agree_with_the_store_also_in_a_continued_sweep(tmp_path, queues
     failures = [(cell, rate, state) for cell, rate, state, _, _ in only_in_studies.elements()]
     assert failures == [("lopt2 n=4 r=1", 0.3, "FAIL")]
     assert not trials_of_store(store) - trials_of_studies(queues[-1])
-    for cell_search in queues[-1]._turns.cells:
+    for cell_search in queues[-1]._turns.cell_searches:
         accuracies = [record.selection_accuracy for record in cell_search.records if record.status == "complete"]
         assert cell_search.study._study.best_value == max(accuracies), "early scores of stopped trials do not count"
 

@@ -198,7 +198,7 @@ def test_a_trial_whose_process_died_before_it_began_comes_again_at_once(position
     name, job = sweep.begin()
     counts = sweep.queue.count_unfinished_trials()
     for _ in range(3):
-        sweep.supervisor.note_death(name, None, had_begun=False)
+        sweep.supervisor.note_death(name, None, had_begun_in_process=False)
         sweep.supervisor.end(name, None, has_died=True)
         assert sweep.log.events[-1] == ("requeued", job.key)
         name, same_job = sweep.begin()
@@ -207,7 +207,7 @@ def test_a_trial_whose_process_died_before_it_began_comes_again_at_once(position
     sweep.end(name, same_job)
     sweep.run()
     assert len(sweep.store.records) == 12
-    assert all(cell.study.count_by_state() == {"complete": 3} for cell in sweep.queue._turns.cells)
+    assert all(cell.study.count_by_state() == {"complete": 3} for cell in sweep.queue._turns.cell_searches)
 
 
 @pytest.mark.parametrize("report", [None, {}])
@@ -215,7 +215,7 @@ def test_a_trial_whose_process_died_has_failed(report):
     sweep = Sweep()
     name, job = sweep.begin()
     if report is None:
-        sweep.supervisor.note_death(name, MemoryError("no room"), had_begun=True)
+        sweep.supervisor.note_death(name, MemoryError("no room"), had_begun_in_process=True)
     sweep.supervisor.end(name, report, has_died=report is None)
     record = sweep.store.records[job.key]
     assert (record.status, record.error["type"]) == ("failed", "RuntimeError")

@@ -26,7 +26,7 @@ def step_sizes(monkeypatch):
         return original(self)
 
     monkeypatch.setattr(Engine, "advance", advance)
-    monkeypatch.setattr(worker_module, "_LEAST_WAIT_S", 5.0)
+    monkeypatch.setattr(worker_module, "_MIN_WAIT_S", 5.0)
     return sizes
 
 
@@ -104,7 +104,7 @@ def test_all_trials_that_arrive_during_a_step_are_in_the_next_one(configs, tmp_p
 
 
 def test_a_trial_that_takes_long_to_set_up_is_waited_for_only_once(configs, tmp_path, step_sizes, monkeypatch):
-    monkeypatch.setattr(worker_module, "_LEAST_WAIT_S", 2.0)
+    monkeypatch.setattr(worker_module, "_MIN_WAIT_S", 2.0)
     may_begin, original = threading.Event(), Execution.begin
 
     def begin(self):
