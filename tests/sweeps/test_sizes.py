@@ -85,7 +85,7 @@ def test_a_checkpoint_is_not_larger_than_estimated(tiny, tmp_path):
     from lopt.training import Trial
 
     for method in ("prompt_tuning", "lopt2"):
-        config = tiny.replace(method=method, rank=None if method == "prompt_tuning" else 2, length=200)
+        config = tiny.replace(method=method, rank=None if method == "prompt_tuning" else 2, length=200, options={})
         trial = Trial(config)
         next(iter(trial))
         (tmp_path / method).write_bytes(trial.to_checkpoint())
