@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 SIGNIFICANCE_LEVEL = 0.05
+KIND_LEVEL = 0.025  # the chance of a wrong verdict of one kind, over all cells
 DEFAULT_MARGIN = 0.01  # the default of --margin, as a fraction
 _POWER_Z = 0.8416212335729143  # the 80 % quantile of the normal distribution, for 80 % power
 _MAX_SEEDS = 50  # the largest number of seeds that a report suggests

@@ -12,7 +12,8 @@ from markupsafe import Markup
 from analysis import notes, render
 from analysis.cells import Group, groups
 from analysis.headline import Headline, headline
-from analysis.load import Results
+from analysis.load import Results, margin_warnings
+from analysis.power_text import power_sentences
 from analysis.records import grouped
 from analysis.registry import PLUGIN_ERRORS, Missing, PlotSpec, TableSpec, error_line, scan
 from analysis.render import Table
@@ -43,10 +44,14 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """The part of the page about one group. `missing` says which tables and figures cannot be made, and why."""
+    """The part of the page about one group.
+
+    `power` says what the design can decide. `missing` says which tables and figures cannot be made, and why.
+    """
 
     group: Group
     headline: Headline
+    power: tuple[str, ...]
     items: tuple[Item, ...]
     missing: tuple[str, ...]
 
@@ -99,7 +104,7 @@ def write_report(results: Results, out: Path) -> tuple[list[Section], list[str]]
         "title": ", ".join(run.name for run in results.runs),
         "overviews": [overview for overview in overviews if overview.items],
         "sections": sections,
-        "warnings": [*notes.warnings(results, all_groups), *error_warnings],
+        "warnings": [*margin_warnings(results), *notes.warnings(results, all_groups), *error_warnings],
         "failures": notes.failures(all_groups),
         "stuck_trials": notes.stuck_trials(all_groups),
         "notes": [*notes.notes(results, all_groups)],
@@ -176,7 +181,13 @@ def _make_section(
             items.append(item)
         elif not item.quiet:
             missing_texts.append(f"{spec.title.rstrip('?')}: {item.reason}.")
-    return Section(group=group, headline=headline(group), items=tuple(items), missing=tuple(missing_texts))
+    return Section(
+        group=group,
+        headline=headline(group),
+        power=tuple(power_sentences(group)),
+        items=tuple(items),
+        missing=tuple(missing_texts),
+    )
 
 
 def _make_overview(

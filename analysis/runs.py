@@ -76,6 +76,7 @@ class Run:
         audits: the step at which early stopping would have stopped each audited trial, by the trial's key.
         left_out_keys: keys of trials that the run's space no longer has. They are not counted anywhere.
         titles: titles of the tasks, by name. Runs of earlier versions have none.
+        margin: the margin (a fraction) that the space declares. Runs of earlier versions have none.
         unreadable_files: damaged files beside the manifest, each as "name: reason".
     """
 
@@ -88,6 +89,7 @@ class Run:
     prediction: Prediction | None
     left_out_keys: frozenset[str]
     titles: dict[str, str]
+    margin: float | None
     unreadable_files: tuple[str, ...]
 
     @property
@@ -204,6 +206,7 @@ def load_run(path: Location) -> Run:
             prediction=_read_optional_file(path / "probe.json", _parse_prediction, unreadable_files),
             left_out_keys=frozenset(get_texts(manifest, "left_out")),
             titles={task: get_text(titles, task) for task in titles},
+            margin=get_fraction(space, "margin"),
             unreadable_files=tuple(unreadable_files),
         )
     except READ_ERRORS as error:
