@@ -38,8 +38,9 @@ def measured_noise(group: Group) -> Noise | None:
     accuracies_by_cell = [[trial.test_accuracy or 0.0 for trial in cell.confirmed_trials] for cell in cells]
     seed_variance = _pooled([(variance(accuracies), len(accuracies) - 1) for accuracies in accuracies_by_cell])
     cells_text = f"{len(cells)} cells with {_seeds_text(cells)} of {_runs_text(cells)}"
-    scores = [predictions.correct_by_trial(cell.confirmed_trials) for cell in cells]
-    if any(scores_SN is None for scores_SN in scores):
+    scores_or_none = [predictions.correct_by_trial(cell.confirmed_trials) for cell in cells]
+    scores = [scores_SN for scores_SN in scores_or_none if scores_SN is not None]
+    if len(scores) < len(cells):
         return Noise(
             seed_sd=math.sqrt(seed_variance),
             seed_disagreement=0.0,

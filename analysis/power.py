@@ -4,9 +4,9 @@ Smaller cells are compared with the reference over S seeds of each on the same N
 limit the comparison: seeds differ, and other examples would have given another difference. More seeds reduce the first
 noise only. So there is a margin below which no number of seeds helps.
 
-The chances are simulated. Means and variances are drawn from normal and chi-squared distributions; then the tests of
-`analysis.noninferiority` are applied to them: t tests with the degrees of freedom of Welch and Satterthwaite, corrected
-by Holm's method. All draws are fixed, so the same design always has the same power.
+The chances are simulated. Means and variances are drawn from normal and chi-squared distributions. Then the tests of
+`analysis.noninferiority` are applied to them, and the cells share their level by Holm's method. All draws are fixed, so
+the same design always has the same power.
 """
 
 from __future__ import annotations
@@ -147,50 +147,67 @@ def _distances_needed(examples: int, seeds: float, cells: int, noise: Noise) -> 
     """Return how far from the margin the cells must truly be to be shown, in every draw.
 
     Holm's method shows the k cells with the smallest p values if, for every i up to k, the i-th smallest p is at most
-    the level of i. A p is at most a level if the cell's distance from the margin is at least t · (standard error) minus
-    the noise of its mean. So from each draw, level and cell there follows a distance that is enough. The i-th smallest
-    of those of level i is enough for i cells, if the ones before it are as well.
+    the level of i. A p is at most a level if the observed distance from the margin is at least the critical value times
+    the standard error. So from each draw, level and cell there follows a true distance that is enough. The i-th
+    smallest of those of level i is enough for i cells, if the ones before it are as well.
 
     Returns:
         The distances at which a first, second, … cell of a draw is shown, sorted, `[draws · cells]`.
     """
     import numpy as np
 
-    noise_DC, errors_DC, inverse_degrees_DC = _draw_differences(examples, seeds, cells, noise)
-    grid_index_DC = np.rint(inverse_degrees_DC * (_GRID_SIZE - 1)).astype(np.int32)
-    drawn_cells = noise_DC.shape[1]
-    if drawn_cells < cells:  # Bonferroni's method, which shows a little less
-        critical_DC = _critical_values(KIND_LEVEL / cells)[grid_index_DC]
-        return np.sort((critical_DC * errors_DC - noise_DC).ravel())
-    highest_D, distances = np.full(len(noise_DC), -math.inf), []
+    drawn = _draw_differences(examples, seeds, min(cells, _MOST_CELLS_OF_HOLM), noise)
+    if drawn.noise_DC.shape[1] < cells:  # Bonferroni's method, which shows a little less
+        return np.sort(drawn.distances_needed(KIND_LEVEL / cells).ravel())
+    highest_D, distances = np.full(len(drawn.noise_DC), -math.inf), []
     for i in range(cells):
-        critical_DC = _critical_values(KIND_LEVEL / (cells - i))[grid_index_DC]
-        enough_DC = critical_DC * errors_DC - noise_DC
+        enough_DC = drawn.distances_needed(KIND_LEVEL / (cells - i))
         highest_D = np.maximum(highest_D, np.partition(enough_DC, i, axis=1)[:, i])
         distances.append(highest_D)
     return np.sort(np.concatenate(distances))
 
 
-def _draw_differences(
-    examples: int, seeds: float, cells: int, noise: Noise
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw what `estimate_difference` of `analysis.noninferiority` would return for each smaller cell.
+@dataclass(frozen=True, kw_only=True)
+class _Differences:
+    """Draws of what `estimate_difference` of `analysis.noninferiority` returns for each smaller cell.
 
-    Returns:
-        The noise of the mean, its standard error, and 1 / (degrees of freedom), each `[draws, cells]`.
+    Attributes:
+        noise_DC: the error of the mean, `[draws, cells]`.
+        seed_errors_DC, example_errors_DC: the variance of the seeds and that of the examples, each divided by the
+            standard error, `[draws, cells]`. Their sum is the standard error.
+        seed_grid_DC: the degrees of freedom of the seeds' part, as an index of `_quantiles`, `[draws, cells]`.
+        example_degrees: the degrees of freedom of the examples' part.
     """
+
+    noise_DC: np.ndarray
+    seed_errors_DC: np.ndarray
+    example_errors_DC: np.ndarray
+    seed_grid_DC: np.ndarray
+    example_degrees: int
+
+    def distances_needed(self, level: float) -> np.ndarray:
+        """Return the true distance from the margin from which a test at this level is significant, `[draws, cells]`.
+
+        The critical value is the mean of two quantiles of Student's t distribution, weighted by the parts of the
+        variance, as in `analysis.stats.critical_value`.
+        """
+        from scipy.special import stdtrit
+
+        example_quantile = -float(stdtrit(self.example_degrees, level))
+        seed_bounds_DC = _quantiles(level)[self.seed_grid_DC] * self.seed_errors_DC
+        return seed_bounds_DC + example_quantile * self.example_errors_DC - self.noise_DC
+
+
+def _draw_differences(examples: int, seeds: float, cells: int, noise: Noise) -> _Differences:
+    """Draw the differences of smaller cells from the reference."""
     import numpy as np
 
-    drawn_cells = min(cells, _MOST_CELLS_OF_HOLM)
-    normal_DC, normal_of_variance_DC, squares_KDC = _draws(drawn_cells)
+    normal_DC, normal_of_variance_DC, squares_KDC = _draws(cells)
     variance_of_seeds = 0.0 if math.isinf(seeds) else noise.seed_variance(examples) / seeds
-    variance_of_examples = noise.example_sd**2 / examples
     # The examples' part of a difference is one half from each of its two cells, since the reference is in all of them.
-    mean_noise_DC = math.sqrt(variance_of_seeds + variance_of_examples / 2) * normal_DC
-    noise_DC = mean_noise_DC[:, :-1] - mean_noise_DC[:, -1:]
-    estimated_DC = np.full(noise_DC.shape, noise.example_sd**2)
-    sums_of_squares_DC = np.zeros(noise_DC.shape)
-    seeds_part_DC = sums_of_squares_DC
+    mean_noise_DC = math.sqrt(variance_of_seeds + noise.example_sd**2 / examples / 2) * normal_DC
+    seed_parts_DC, seed_grid_DC = np.zeros((len(normal_DC), cells)), np.zeros((len(normal_DC), cells), dtype=np.int32)
+    estimated_DC = np.full((len(normal_DC), cells), noise.example_sd**2)
     if not math.isinf(seeds):
         degrees = int(seeds) - 1
         chi_square_DC = (
@@ -199,17 +216,23 @@ def _draw_differences(
             else np.random.default_rng(1).chisquare(degrees, normal_DC.shape)
         )
         # An estimate is never below the part that the disagreement of seeds on single examples explains.
-        least = noise.seed_disagreement / 2 / examples / seeds
+        least = max(noise.seed_disagreement / 2 / examples / seeds, 1e-12)
         parts_DC = np.maximum(variance_of_seeds * chi_square_DC / degrees, least)
-        seeds_part_DC = parts_DC[:, :-1] + parts_DC[:, -1:]
-        sums_of_squares_DC = (parts_DC[:, :-1] ** 2 + parts_DC[:, -1:] ** 2) / degrees
+        seed_parts_DC = parts_DC[:, :-1] + parts_DC[:, -1:]
+        inverse_degrees_DC = (parts_DC[:, :-1] ** 2 + parts_DC[:, -1:] ** 2) / degrees / seed_parts_DC**2
+        seed_grid_DC = np.rint(inverse_degrees_DC * (_GRID_SIZE - 1)).astype(np.int32)
         # The variance between examples is estimated from means over S seeds, and the noise of the seeds is subtracted.
         observed = noise.example_sd**2 + noise.seed_disagreement / seeds
         estimated_DC = np.maximum(0.0, estimated_DC + observed * math.sqrt(2 / examples) * normal_of_variance_DC)
-    examples_part_DC = (estimated_DC + Z95**2 / examples) / examples
-    sums_of_squares_DC = sums_of_squares_DC + examples_part_DC**2 / max(1, examples - 1)
-    variance_DC = seeds_part_DC + examples_part_DC
-    return noise_DC, np.sqrt(variance_DC), sums_of_squares_DC / variance_DC**2
+    example_parts_DC = (estimated_DC + Z95**2 / examples) / examples
+    standard_errors_DC = np.sqrt(seed_parts_DC + example_parts_DC)
+    return _Differences(
+        noise_DC=mean_noise_DC[:, :-1] - mean_noise_DC[:, -1:],
+        seed_errors_DC=seed_parts_DC / standard_errors_DC,
+        example_errors_DC=example_parts_DC / standard_errors_DC,
+        seed_grid_DC=seed_grid_DC,
+        example_degrees=max(1, examples - 1),
+    )
 
 
 @lru_cache(maxsize=4)
@@ -233,7 +256,7 @@ def _draws(cells: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @lru_cache(maxsize=1024)
-def _critical_values(level: float) -> np.ndarray:
+def _quantiles(level: float) -> np.ndarray:
     """Return the values that Student's t exceeds with this chance, `[_GRID_SIZE]`.
 
     They are for 1 / (degrees of freedom) = 0, …, 1 in equal steps. Their logarithm is smooth, so it is interpolated.

@@ -99,15 +99,15 @@ def group_power(group: Group) -> GroupPower | Missing:
     compared = comparisons(group)
     if isinstance(compared, Missing):
         return compared
-    noise = measured_noise(group)
-    if noise is None:
-        return Missing("it needs two confirmed cells with two seeds each")
+    noise, examples = measured_noise(group), compared[0].cell.confirmed_trials[0].test_n or 0
+    if noise is None or examples < 2:
+        return Missing("it needs two confirmed cells with two seeds each, and two test examples")
     differences = [comparison.verdict.difference for comparison in compared]
     return GroupPower(
         group=group,
         design=Design(
             margin=group.margin,
-            examples=compared[0].cell.confirmed_trials[0].test_n or 2,
+            examples=examples,
             seeds=min(min(difference.seed_count_a, difference.seed_count_b) for difference in differences),
             cells=len(compared),
             noise=noise,

@@ -206,7 +206,7 @@ def load_run(path: Location) -> Run:
             prediction=_read_optional_file(path / "probe.json", _parse_prediction, unreadable_files),
             left_out_keys=frozenset(get_texts(manifest, "left_out")),
             titles={task: get_text(titles, task) for task in titles},
-            margin=get_fraction(space, "margin"),
+            margin=get_fraction(space, "margin") or None,
             unreadable_files=tuple(unreadable_files),
         )
     except READ_ERRORS as error:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from analysis.noninferiority import estimate_difference, verdicts
+from analysis.noninferiority import KIND_LEVEL, correct_p_values, estimate_difference, verdicts
 from analysis.power import Noise
-from simulated import EXAMPLE_SPREAD, SHARED_PART, World
+from analysis.stats import upper_tail
+from tests.analysis.simulated import EXAMPLE_SPREAD, SHARED_PART, World
 
 
 def sigmoid(logits):
@@ -53,10 +54,22 @@ class Sweep:
         return [estimate_difference(cell, scores[0]) for cell in scores[1:]]
 
     def power(self, margins, sweeps):
-        """Return, for each margin, the share of smaller cells that are shown to be non-inferior."""
-        shown = np.zeros(len(margins))
-        for _ in range(sweeps):
-            differences = self.differences()
-            for i, margin in enumerate(margins):
-                shown[i] += sum(verdict.outcome == "non-inferior" for verdict in verdicts(differences, margin))
-        return shown / (sweeps * self.cells)
+        """Return, for each margin, the share of smaller cells that are shown to be non-inferior.
+
+        The p values of all sweeps are computed at once, which is much faster. For the first sweeps, `verdicts` has to
+        give the same.
+        """
+        differences_DC = [self.differences() for _ in range(sweeps)]
+
+        def values(name):
+            return np.array([[getattr(difference, name) for difference in family] for family in differences_DC])
+
+        degrees = values("seed_share"), values("seed_degrees"), values("example_degrees")
+        shares = []
+        for margin in margins:
+            p_values_DC = upper_tail((values("mean") + margin) / values("standard_error"), *degrees)
+            shown_DC = np.array([correct_p_values(p_values) for p_values in p_values_DC]) <= KIND_LEVEL
+            for family, shown in zip(differences_DC[:5], shown_DC):
+                assert [verdict.outcome == "non-inferior" for verdict in verdicts(family, margin)] == list(shown)
+            shares.append(shown_DC.mean())
+        return np.array(shares)
