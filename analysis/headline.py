@@ -117,7 +117,7 @@ def _verdict_text(group: Group, small_cell: Cell) -> str:
     return {
         "non-inferior": f"A significance test shows that it is as good within {_margin_text(group)}.",
         "inferior": f"A significance test shows that it is worse by more than {_margin_text(group)}.",
-        "inconclusive": f"The data do not show whether it is as good within {_margin_text(group)}.",
+        "undecided": f"The data do not show whether it is as good within {_margin_text(group)}.",
         "untested": "No significance test could be made.",
     }[outcome]
 

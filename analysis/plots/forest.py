@@ -43,7 +43,7 @@ def draw(info: Info[Comparison]) -> Figure:
             xycoords=("axes fraction", "data"),
             va="center",
             fontsize=8.5,
-            color=style.INK if outcome != "inconclusive" else style.MUTED,
+            color=style.INK if outcome != "undecided" else style.MUTED,
             annotation_clip=False,
         )
     axes.set_yticks(range(len(drawn_rows)), [f"{row.cell.label}, {row.ratio:.1f}× fewer" for row in drawn_rows])
@@ -70,7 +70,7 @@ def caption(info: Info[Comparison]) -> str:
         "Each point is the difference in test accuracy on the same examples; the bar is its 95 % interval over seeds "
         "and examples. In the shaded area a prompt is worse than the full one by more than the margin. A bar outside "
         "this area suggests that the prompt is as good. The verdicts at the right are corrected for the number of "
-        "tests by Holm's method, so a prompt can be inconclusive although its bar is outside the shaded area."
+        "tests by Holm's method, so a prompt can be undecided although its bar is outside the shaded area."
     )
     if len(info.rows) > _MOST_ROWS:
         text += (

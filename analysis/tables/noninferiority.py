@@ -41,11 +41,19 @@ def render(info: Info[Comparison]) -> Table:
             "accuracy of the smaller prompt minus that of the full one, in percentage points (pp), on the same "
             "examples. Seeds are those of the smaller prompt, then of the full one. The table shows cells with at "
             f"least {MIN_RATIO} times fewer parameters.",
-            "A smaller prompt is non-inferior if a test shows, at the 5 % level, that it is worse by less than "
-            f"{margin_text}. It is inferior if a test shows that it is worse by more. Each of the two tests has its "
-            "own p value. They are one-sided t tests over seeds and examples, and Holm's method corrects their p "
-            f"values for {len(info.rows)} prompt{'s' * (len(info.rows) > 1)}. Choose the margin (--margin) before you "
-            "see the results.",
+            "A smaller prompt is non-inferior if a one-sided test shows that it is worse by less than "
+            f"{margin_text}. It is inferior if a one-sided test shows that it is worse by more. Otherwise it is "
+            "undecided. Each test has its own p value. The p values of each kind are corrected for "
+            f"{len(info.rows)} prompt{'s' * (len(info.rows) > 1)} by Holm's method, and then compared with 2.5 %. So "
+            "the probability that any verdict in this table is wrong is at most 5 %. Choose the margin (--margin) "
+            "before you see the results.",
+            "Intervals are 95 % intervals, and one prompt alone would have the verdict that its interval shows. The "
+            "variance of a difference is that of the seeds, s²/S of the smaller prompt plus s²/S of the full one, plus "
+            "that of the examples. Each of the two parts has its own quantile of Student's t distribution, with the "
+            "degrees of freedom of Welch and Satterthwaite for the seeds and one less than the number of examples for "
+            "the examples. The mean of both quantiles, weighted by the parts, is used (Cochran and Cox). The variance "
+            "of the examples is increased by (1.96 / number of examples)², because prompts that agree on all of these "
+            "examples may differ on others.",
         ),
     )
 

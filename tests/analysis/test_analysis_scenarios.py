@@ -102,5 +102,5 @@ def test_ties_go_to_the_smaller_cell_and_are_not_a_difference(store, capsys, see
 
 def test_fifty_six_examples_decide_nothing_at_a_margin_of_one_point(store, capsys):
     text, verdicts = write_report(simulated_run(store, [0.0, 0.01], seeds=5, n=56), capsys)
-    assert verdicts and all(verdict.startswith("inconclusive") for verdict in verdicts.values())
-    assert "Inconclusive" in text and not claims(text)
+    assert verdicts and all(verdict == "undecided" for verdict in verdicts.values())
+    assert "Undecided" in text and not claims(text)
