@@ -98,8 +98,9 @@ def caption(info: Info) -> str:
         f"margin. The test examples stay as they are ({design.examples:,}). Markers: the {int(design.seeds)} seeds of "
         "this design. Solid black line: 80 %. Dashed lines: the chance with unlimited seeds, which the test examples "
         "alone limit. The chances are simulated with the tests of this report: means are drawn from normal and "
-        "variances from chi-squared distributions, then one-sided t tests with the degrees of freedom of Welch and "
-        "Satterthwaite are made at 2.5 %, which the cells share by Holm's method. No observed difference is used. "
+        "variances from chi-squared distributions. Then one-sided tests are made at 2.5 %, which the cells share by "
+        "Holm's method. Their critical value is the mean of Student's t for the seeds and for the examples, weighted by "
+        "the two parts of the variance (Cochran and Cox). No observed difference is used. "
         f"{noise_sentence(design.noise, design.examples)}"
     )
 
