@@ -99,7 +99,7 @@ def caption(info: Info) -> str:
         "this design. Solid black line: 80 %. Dashed lines: the chance with unlimited seeds, which the test examples "
         "alone limit. The chances are simulated with the tests of this report: means are drawn from normal and "
         "variances from chi-squared distributions. Then one-sided tests are made at 2.5 %, which the cells share by "
-        "Holm's method. Their critical value is the mean of Student's t for the seeds and for the examples, weighted by "
+        "Holm's method. Their critical value is the mean of Student's t for seeds and for examples, weighted by "
         "the two parts of the variance (Cochran and Cox). No observed difference is used. "
         f"{noise_sentence(design.noise, design.examples)}"
     )
