@@ -14,7 +14,7 @@ from analysis.load import Results
 from analysis.methods import method_label
 from analysis.records import Trial, grouped
 from analysis.runs import PlannedCell
-from analysis.stats import Estimate, estimate, estimate_from_predictions
+from analysis.stats import Estimate, estimate, estimate_from_scores
 
 BACKBONE_LABELS = {"embedded": "SmolLM2-135M-Instruct"}  # "embedded" would tell a reader of the report nothing
 
@@ -311,7 +311,7 @@ def _estimate_accuracy(confirmed_trials: Sequence[Trial]) -> Estimate | None:
     return (
         estimate(accuracies, confirmed_trials[0].test_n or 0)
         if correct_SN is None
-        else estimate_from_predictions(correct_SN)
+        else estimate_from_scores(correct_SN)
     )
 
 

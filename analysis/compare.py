@@ -5,11 +5,19 @@ from dataclasses import dataclass
 
 from analysis.cells import Cell, Group
 from analysis.comparisons import accuracy_difference
-from analysis.frontier import hypervolume, hypervolume_reference
+from analysis.frontier import (
+    Interval,
+    draw_accuracies,
+    drawn_hypervolumes,
+    has_draws,
+    hypervolume,
+    hypervolume_reference,
+    interval_from_draws,
+)
 from analysis.noninferiority import Difference
 from analysis.notes import examples_text
 from analysis.records import grouped
-from analysis.render import Column, Table, count, interval, number_columns
+from analysis.render import Column, Table, count, interval, number_columns, with_minus_signs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +43,8 @@ class GroupComparison:
         pairs: the cells that both runs confirmed.
         unpaired_cells: the cells that only the first run confirmed, and those that only the second confirmed.
         hypervolumes: the area under each run's frontier; None if one of the runs has no confirmed cell.
+        hypervolume_difference: the second area minus the first, with its 95 % interval. None if an area is None, or if
+            a cell has fewer than two seeds.
         reference: the corner of both areas: the most parameters and the lowest accuracy that count.
     """
 
@@ -43,6 +53,7 @@ class GroupComparison:
     pairs: tuple[Pair, ...]
     unpaired_cells: tuple[tuple[Cell, ...], tuple[Cell, ...]]
     hypervolumes: tuple[float, float] | None
+    hypervolume_difference: Interval | None
     reference: tuple[float, float] | None
 
 
@@ -72,13 +83,14 @@ def _compare_group(first: Group | None, second: Group | None, run_names: tuple[s
     )
     only_in_first = tuple(cell for key, cell in first_cells.items() if key not in second_cells)
     only_in_second = tuple(cell for key, cell in second_cells.items() if key not in first_cells)
-    hypervolumes, reference = None, None
+    hypervolumes, hypervolume_difference, reference = None, None, None
     if first and second and first.confirmed_cells and second.confirmed_cells:
         most_parameters, lowest_accuracies = zip(
             hypervolume_reference(first), hypervolume_reference(second), strict=True
         )
         reference = max(most_parameters), min(lowest_accuracies)
         hypervolumes = _group_hypervolume(first, reference), _group_hypervolume(second, reference)
+        hypervolume_difference = _hypervolume_difference(first, second, reference)
     title = next(group.title for group in (first, second) if group is not None)
     return GroupComparison(
         title=title,
@@ -86,6 +98,7 @@ def _compare_group(first: Group | None, second: Group | None, run_names: tuple[s
         pairs=pairs,
         unpaired_cells=(only_in_first, only_in_second),
         hypervolumes=hypervolumes,
+        hypervolume_difference=hypervolume_difference,
         reference=reference,
     )
 
@@ -98,6 +111,19 @@ def _group_hypervolume(group: Group, reference: tuple[float, float]) -> float:
     cells = group.confirmed_cells
     points = [(float(cell.trainable_parameters or 1), cell.accuracy.mean) for cell in cells if cell.accuracy]
     return hypervolume(points, reference)
+
+
+def _hypervolume_difference(first: Group, second: Group, reference: tuple[float, float]) -> Interval | None:
+    """Return the hypervolume of the second run minus that of the first, from draws of all cells together."""
+    cells = [*first.confirmed_cells, *second.confirmed_cells]
+    if not all(map(has_draws, cells)):
+        return None
+    accuracies_DC, first_count = draw_accuracies(cells), len(first.confirmed_cells)
+    sizes = [float(cell.trainable_parameters or 1) for cell in cells]
+    first_draws_D = drawn_hypervolumes(sizes[:first_count], accuracies_DC[:, :first_count], reference)
+    second_draws_D = drawn_hypervolumes(sizes[first_count:], accuracies_DC[:, first_count:], reference)
+    difference = _group_hypervolume(second, reference) - _group_hypervolume(first, reference)
+    return interval_from_draws(difference, second_draws_D - first_draws_D)
 
 
 def comparison_table(comparison: GroupComparison) -> Table:
@@ -122,10 +148,17 @@ def comparison_table(comparison: GroupComparison) -> Table:
     if comparison.hypervolumes and comparison.reference:
         most_parameters, lowest_accuracy = comparison.reference
         first_hypervolume, second_hypervolume = comparison.hypervolumes
+        difference = comparison.hypervolume_difference
+        ends = f" [{difference.low:+.3f}, {difference.high:+.3f}]" if difference else ""
+        interval_text = (
+            " The interval of the difference is a 95 % interval from random draws of seeds and examples."
+            if difference
+            else " The difference has no interval, because a cell has only one seed."
+        )
         notes.append(
             f"Hypervolume up to {most_parameters:,.0f} parameters and above {100 * lowest_accuracy:.1f} %: "
             f"{first_name} {first_hypervolume:.3f}, {second_name} {second_hypervolume:.3f} "
-            f"({second_hypervolume - first_hypervolume:+.3f})."
+            f"({with_minus_signs(f'{second_hypervolume - first_hypervolume:+.3f}{ends}')}).{interval_text}"
         )
     accuracy_titles = [f"{name}: test % [95 % CI] (N)" for name in comparison.run_names]
     titles = ("params", *accuracy_titles, "difference, pp [95 % CI]")

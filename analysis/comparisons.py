@@ -121,4 +121,4 @@ def accuracy_difference(cell: Cell, reference: Cell) -> Difference | None:
     predictions of the same examples."""
     trials_of_both = cell.confirmed_trials, reference.confirmed_trials
     correct_matrices = predictions.correct_by_group(*trials_of_both) if min(map(len, trials_of_both)) > 1 else None
-    return estimate_difference(*correct_matrices) if correct_matrices else None
+    return estimate_difference(correct_matrices[0], correct_matrices[1]) if correct_matrices else None

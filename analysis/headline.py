@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from analysis.cells import Cell, Group
 from analysis.comparisons import Comparison, cell_name, declared_text, pending_reference
 from analysis.frontier import best_within
-from analysis.recommendation import LEVEL, Recommendation, recommend
+from analysis.recommendation import KIND_LEVEL, Recommendation, recommend
 from analysis.render import bounds, percent, with_minus_signs
 
 MIN_SEEDS = 3  # a result from fewer seeds is exploratory
@@ -202,7 +202,7 @@ def _details(group: Group, recommendation: Recommendation, best_cell: Cell | Non
 
 def _tests_text(group: Group, recommendation: Recommendation) -> str:
     """Say by which tests cells are judged, and how often the tests err."""
-    count, margin, level = len(recommendation.tested), _margin_text(group), f"{100 * LEVEL:g} %"
+    count, margin, level = len(recommendation.tested), _margin_text(group), f"{100 * KIND_LEVEL:g} %"
     if count == 1:
         beginning = "The smaller cell was compared with the reference on the same test examples, by two one-sided t "
         correction, result = "", "this verdict"
@@ -216,8 +216,8 @@ def _tests_text(group: Group, recommendation: Recommendation) -> str:
     return (
         f"{beginning}tests over seeds and examples. One test is for being worse by less than {margin}, which is called "
         f'"as good". The other is for being worse by more than {margin}. Each has a level of {level}.{correction} So '
-        f"the chance that {result} is wrong is at most {200 * LEVEL:g} %. The reference is not chosen by accuracy: the "
-        f"space declares it ({declared_text(group)})."
+        f"the chance that {result} is wrong is at most {200 * KIND_LEVEL:g} %. The reference is not chosen by accuracy: "
+        f"the space declares it ({declared_text(group)})."
     )
 
 
@@ -256,8 +256,8 @@ def _reference_texts(group: Group, recommendation: Recommendation, reference: Ce
     if recommendation.better:
         better = _listed([f"{test.cell.label} ({_difference_text(test)})" for test in recommendation.better])
         texts.append(
-            f"Shown to be better than the reference, by one-sided tests at {100 * LEVEL:g} % of their own that Holm's "
-            f"method corrects: {better}. So to be as good as the reference is not the best that can be reached here."
+            f"Shown to be better than the reference, by one-sided tests at {100 * KIND_LEVEL:g} % of their own that "
+            f"Holm's method corrects: {better}. So to be as good as the reference is not the best that can be reached here."
         )
     other_cells = [cell for cell in group.confirmed_cells if cell is not reference]
     if len(other_cells) > 1 and all(_mean(cell) > _mean(reference) for cell in other_cells):

@@ -47,6 +47,8 @@ class Results:
         repeated_count: number of records whose key an earlier record of any run has as well.
         differing_count: number of repeated records whose results differ from those of the earlier record.
         margin: difference in accuracy (a fraction) within which a smaller cell is as good as the reference.
+        declared_margins: the margins that the runs' spaces declare, each of them once. Runs of earlier versions have
+            none.
     """
 
     runs: tuple[Run, ...]
@@ -59,6 +61,7 @@ class Results:
     repeated_count: int
     differing_count: int
     margin: float
+    declared_margins: tuple[float, ...]
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -82,13 +85,14 @@ class Results:
         )
 
 
-def load(run_paths: Sequence[Location], margin: float = DEFAULT_MARGIN, folders: Folders | None = None) -> Results:
+def load(run_paths: Sequence[Location], margin: float | None = None, folders: Folders | None = None) -> Results:
     """Read and pool runs. Of several records with the same key, one counts: usually the first that did not fail
     (`_should_replace` has the exact rule).
 
     Args:
         run_paths: the folders or URLs of the runs.
-        margin: difference in accuracy (a fraction) within which a smaller cell is as good as the reference.
+        margin: difference in accuracy (a fraction) within which a smaller cell is as good as the reference. None means
+            the smallest margin that a run declares, or `DEFAULT_MARGIN` if none does.
         folders: the canonical paths of folders. Calls whose results will be compared share it, so that a folder that
             has moved between the runs has one path in all results.
 
@@ -136,6 +140,7 @@ def load(run_paths: Sequence[Location], margin: float = DEFAULT_MARGIN, folders:
                 baselines[baseline.backbone, baseline.task, baseline.test_split, baseline.test_n] = baseline
         except READ_ERRORS as error:
             unreadable_files.append(f"{run_path.name}/baselines.json: {error_text(error)}")
+    declared_margins = tuple(dict.fromkeys(run.margin for run in runs if run.margin is not None))
     cells_of_runs = [tuple(_with_canonical_paths(cell, folders) for cell in run.cells) for run in runs]
     return Results(
         runs=tuple(replace(run, cells=cells) for run, cells in zip(runs, cells_of_runs, strict=True)),
@@ -147,8 +152,20 @@ def load(run_paths: Sequence[Location], margin: float = DEFAULT_MARGIN, folders:
         left_out_count=left_out_count,
         repeated_count=repeated_count,
         differing_count=differing_count,
-        margin=margin,
+        margin=min(declared_margins, default=DEFAULT_MARGIN) if margin is None else margin,
+        declared_margins=declared_margins,
     )
+
+
+def margin_warnings(results: Results) -> list[str]:
+    """Return a warning if the margin of the report is not the one that the runs declared before their trials."""
+    others = [declared for declared in results.declared_margins if declared != results.margin]
+    if not others:
+        return []
+    margin_text, declared_text = f"{100 * results.margin:g} pp", " and ".join(f"{100 * other:g} pp" for other in others)
+    return [
+        f"This report uses a margin of {margin_text}, but before the trials a margin of {declared_text} was declared."
+    ]
 
 
 def _result_scores(trial: Trial) -> tuple[float | None, float | None]:

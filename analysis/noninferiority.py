@@ -2,7 +2,10 @@
 
 Several seeds of two methods are scored on the same examples. The difference of their accuracies depends on the seeds of
 both methods and on the examples that were drawn. Because the methods share the examples, the difference is known better
-than either accuracy. Verdicts are one-sided tests at 5 %, corrected for their number by Holm's method (Holm 1979).
+than either accuracy. Two one-sided tests ask whether a method is worse by less than the margin ("non-inferior"), or by
+more ("inferior"). Each of these two kinds of verdict has a level of 2.5 %, which its tests share by Holm's method (Holm
+1979). So the probability that any verdict is wrong, over both kinds and all methods, is at most 5 %. With one method,
+the verdicts agree with the 95 % interval of the difference.
 """
 
 from __future__ import annotations
@@ -12,25 +15,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from analysis.stats import Z95, seed_variances, variance_between_examples
+from analysis.stats import (
+    check_scores,
+    critical_value,
+    guard_variance,
+    seed_variances,
+    upper_tail,
+    variance_between_examples,
+)
 
 if TYPE_CHECKING:
     import numpy as np
 
-SIGNIFICANCE_LEVEL = 0.05
+KIND_LEVEL = 0.025  # the probability of a wrong verdict of each kind, over all tests of that kind
 DEFAULT_MARGIN = 0.01  # the default of --margin, as a fraction
-_POWER_Z = 0.8416212335729143  # the 80 % quantile of the normal distribution, for 80 % power
-_MAX_SEEDS = 50  # the largest number of seeds that a report suggests
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Accuracy of method a minus that of method b, as fractions, with the 95 % interval.
+    """Mean score (accuracy) of method a minus that of method b, as fractions, with the 95 % interval.
 
     Attributes:
         standard_error: standard error of `mean`.
-        degrees_of_freedom: the parameter of the t distribution from which the interval and the tests are computed.
-        seed_variance_a, seed_variance_b: variance of the accuracy between the seeds of each method.
+        seed_share: the part of the variance of `mean` that comes from the seeds, as a fraction.
+        seed_degrees, example_degrees: degrees of freedom of the two parts of the variance, for the quantiles of t.
+        seed_variance_a, seed_variance_b: variance of the mean score between the seeds of each method.
         example_variance: the part of the variance of `mean` that comes from the choice of test examples.
     """
 
@@ -38,7 +47,9 @@ class Difference:
     low: float
     high: float
     standard_error: float
-    degrees_of_freedom: float
+    seed_share: float
+    seed_degrees: float
+    example_degrees: float
     seed_count_a: int
     seed_count_b: int
     seed_variance_a: float
@@ -51,11 +62,15 @@ class Difference:
 
     def p_non_inferior(self, margin: float) -> float:
         """Return the p value of the test for non-inferiority. A small p shows "not worse by more than the margin"."""
-        return _upper_tail(self.mean + margin, self.standard_error, self.degrees_of_freedom)
+        return self._p_above(self.mean + margin)
 
     def p_inferior(self, margin: float) -> float:
         """Return the p value of the test for inferiority. A small p shows "worse by more than the margin"."""
-        return _upper_tail(-(self.mean + margin), self.standard_error, self.degrees_of_freedom)
+        return self._p_above(-(self.mean + margin))
+
+    def _p_above(self, distance: float) -> float:
+        statistic = distance / self.standard_error
+        return float(upper_tail(statistic, self.seed_share, self.seed_degrees, self.example_degrees))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +78,9 @@ class Verdict:
     """The verdict of the two tests.
 
     Attributes:
-        outcome: "non-inferior", "inferior" or "inconclusive".
-        p_non_inferior, p_inferior: p values of the two tests, corrected by Holm's method.
-        more_seeds: how many more seeds of each method give a conclusive verdict with a probability of 80 %, if the true
-            difference is the observed one. None if the verdict is conclusive already, or if even `_MAX_SEEDS` seeds
-            would not suffice, because there are too few examples.
+        outcome: "non-inferior" (worse by less than the margin), "inferior" (worse by more) or "undecided".
+        p_non_inferior, p_inferior: p values of the two tests, corrected by Holm's method within their kind. They may be
+            compared with `KIND_LEVEL` directly.
     """
 
     outcome: str
@@ -75,56 +88,55 @@ class Verdict:
     margin: float
     p_non_inferior: float
     p_inferior: float
-    more_seeds: int | None = None
 
     def __str__(self) -> str:
-        if self.outcome != "inconclusive":
-            return self.outcome
-        if self.more_seeds is None:
-            return "inconclusive: more seeds would not settle it, but more test examples might"
-        expected_outcome = "non-inferior" if self.difference.mean + self.margin > 0 else "inferior"
-        seeds = f"{self.more_seeds} more seed{'s' * (self.more_seeds != 1)}"
-        return f"inconclusive: about {seeds} of each would probably show it to be {expected_outcome}"
+        return self.outcome
 
 
-def estimate_difference(correct_a_SN: np.ndarray, correct_b_SN: np.ndarray) -> Difference:
-    """Return the difference of the accuracies of methods a and b.
+def estimate_difference(scores_a_SN: np.ndarray, scores_b_SN: np.ndarray, span: float = 1.0) -> Difference:
+    """Return the difference of the mean scores of methods a and b.
+
+    The variance of the difference has two parts. The part of the seeds is s²/S of method a plus that of method b, with
+    the degrees of freedom of Welch and Satterthwaite. The part of the examples is the variance between examples of the
+    difference of the two methods' mean scores, without the noise of the seeds, divided by n, plus `guard_variance`. It
+    has n-1 degrees of freedom. The interval is the difference ± `critical_value` standard errors.
 
     Args:
-        correct_a_SN, correct_b_SN: 1 where a seed was right on an example, else 0, `[seeds, examples]`. Both methods
-            have the same examples in the same order.
+        scores_a_SN, scores_b_SN: the score of a seed on an example, such as 1 for right and 0 for wrong, or any real
+            number, `[seeds, examples]`. Both methods have the same examples in the same order.
+        span: the largest possible difference between two scores. The interval is cut to [-span, span].
 
     Raises:
-        ValueError: the numbers of examples differ, or a method has fewer than two seeds.
+        ValueError: the numbers of examples differ, a method has fewer than two seeds, or `check_scores` raises it.
     """
-    if correct_a_SN.shape[1] != correct_b_SN.shape[1] or min(len(correct_a_SN), len(correct_b_SN)) < 2:
+    for scores_SN in (scores_a_SN, scores_b_SN):
+        check_scores(scores_SN, span)
+    if scores_a_SN.shape[1] != scores_b_SN.shape[1] or min(len(scores_a_SN), len(scores_b_SN)) < 2:
         raise ValueError(
-            f"shapes {correct_a_SN.shape} and {correct_b_SN.shape}: need the same examples and two seeds of each method"
+            f"shapes {scores_a_SN.shape} and {scores_b_SN.shape}: need the same examples and two seeds of each method"
         )
-    example_count = correct_a_SN.shape[1]
-    (seed_variance_a, noise_a), (seed_variance_b, noise_b) = seed_variances(correct_a_SN), seed_variances(correct_b_SN)
-    seed_count_a, seed_count_b = len(correct_a_SN), len(correct_b_SN)
+    example_count = scores_a_SN.shape[1]
+    (seed_variance_a, noise_a), (seed_variance_b, noise_b) = seed_variances(scores_a_SN), seed_variances(scores_b_SN)
+    seed_count_a, seed_count_b = len(scores_a_SN), len(scores_b_SN)
     # The variance between examples, as observed, also contains noise of the seeds. This noise is subtracted, because it
     # is already a part of the variance between seeds.
     seed_noise = noise_a / seed_count_a + noise_b / seed_count_b
-    observed_variance = max(0.0, variance_between_examples(correct_a_SN.mean(0) - correct_b_SN.mean(0)) - seed_noise)
-    # Methods that agree on all n examples may still differ on others: by Wilson's interval, on a share z²/n of them. So
-    # z²/n is added to the variance.
-    example_variance = (observed_variance + Z95**2 / example_count) / example_count
-    variances = [seed_variance_a / seed_count_a, seed_variance_b / seed_count_b, example_variance]
-    degrees_of_parts = [seed_count_a - 1, seed_count_b - 1, max(1, example_count - 1)]
-    variance = sum(variances)
-    degrees_of_freedom = variance**2 / sum(
-        part**2 / degree for part, degree in zip(variances, degrees_of_parts, strict=True)
-    )
-    standard_error, mean = math.sqrt(variance), float(correct_a_SN.mean() - correct_b_SN.mean())
-    half_width = _quantile(0.975, degrees_of_freedom) * standard_error
+    observed_variance = max(0.0, variance_between_examples(scores_a_SN.mean(0) - scores_b_SN.mean(0)) - seed_noise)
+    example_variance = observed_variance / example_count + guard_variance(example_count, span)
+    part_a, part_b = seed_variance_a / seed_count_a, seed_variance_b / seed_count_b
+    seed_degrees = seed_degrees_of_freedom(part_a, part_b, seed_count_a, seed_count_b)
+    variance = part_a + part_b + example_variance
+    seed_share, example_degrees = (part_a + part_b) / variance, float(max(1, example_count - 1))
+    standard_error, mean = math.sqrt(variance), float(scores_a_SN.mean() - scores_b_SN.mean())
+    half_width = float(critical_value(KIND_LEVEL, seed_share, seed_degrees, example_degrees)) * standard_error
     return Difference(
         mean=mean,
-        low=max(-1.0, mean - half_width),
-        high=min(1.0, mean + half_width),
+        low=max(-span, mean - half_width),
+        high=min(span, mean + half_width),
         standard_error=standard_error,
-        degrees_of_freedom=degrees_of_freedom,
+        seed_share=seed_share,
+        seed_degrees=seed_degrees,
+        example_degrees=example_degrees,
         seed_count_a=seed_count_a,
         seed_count_b=seed_count_b,
         seed_variance_a=seed_variance_a,
@@ -133,8 +145,25 @@ def estimate_difference(correct_a_SN: np.ndarray, correct_b_SN: np.ndarray) -> D
     )
 
 
+def seed_degrees_of_freedom(part_a: float, part_b: float, seed_count_a: int, seed_count_b: int) -> float:
+    """Return the degrees of freedom of the seeds' part of the variance, by the formula of Welch and Satterthwaite.
+
+    Args:
+        part_a, part_b: s²/S of the two methods, with the variance s² between S seeds.
+        seed_count_a, seed_count_b: the number S of each method.
+    """
+    if not part_a + part_b:
+        return float(min(seed_count_a, seed_count_b) - 1)
+    share_a = part_a / (part_a + part_b)
+    return 1 / (share_a**2 / (seed_count_a - 1) + (1 - share_a) ** 2 / (seed_count_b - 1))
+
+
 def verdicts(differences: Sequence[Difference], margin: float = DEFAULT_MARGIN) -> list[Verdict]:
-    """Return a verdict for each difference. The probability that any verdict is wrong is at most 5 %."""
+    """Return a verdict for each difference.
+
+    The differences are one family of tests. The probability that any verdict is wrong is at most 5 %: 2.5 % for
+    "non-inferior" and 2.5 % for "inferior".
+    """
     p_non_inferior = correct_p_values([difference.p_non_inferior(margin) for difference in differences])
     p_inferior = correct_p_values([difference.p_inferior(margin) for difference in differences])
     return [
@@ -146,20 +175,10 @@ def verdicts(differences: Sequence[Difference], margin: float = DEFAULT_MARGIN) 
 def _verdict(difference: Difference, margin: float, p_non_inferior: float, p_inferior: float) -> Verdict:
     """Return the verdict that follows from a difference and its corrected p values."""
     outcome = (
-        "non-inferior"
-        if p_non_inferior <= SIGNIFICANCE_LEVEL
-        else "inferior"
-        if p_inferior <= SIGNIFICANCE_LEVEL
-        else "inconclusive"
+        "non-inferior" if p_non_inferior <= KIND_LEVEL else "inferior" if p_inferior <= KIND_LEVEL else "undecided"
     )
-    more_seeds = _more_seeds_needed(difference, margin) if outcome == "inconclusive" else None
     return Verdict(
-        outcome=outcome,
-        difference=difference,
-        margin=margin,
-        p_non_inferior=p_non_inferior,
-        p_inferior=p_inferior,
-        more_seeds=more_seeds,
+        outcome=outcome, difference=difference, margin=margin, p_non_inferior=p_non_inferior, p_inferior=p_inferior
     )
 
 
@@ -170,31 +189,3 @@ def correct_p_values(p_values: Sequence[float]) -> list[float]:
         highest_p_value = max(highest_p_value, min(1.0, (len(p_values) - smaller_count) * p_values[i]))
         adjusted_p_values[i] = highest_p_value
     return adjusted_p_values
-
-
-def _more_seeds_needed(difference: Difference, margin: float) -> int | None:
-    distance = abs(difference.mean + margin)  # from the margin to the observed difference
-    for seed_count in range(max(difference.seed_count_a, difference.seed_count_b) + 1, _MAX_SEEDS + 1):
-        standard_error = math.sqrt(
-            (difference.seed_variance_a + difference.seed_variance_b) / seed_count + difference.example_variance
-        )
-        if (_quantile(1 - SIGNIFICANCE_LEVEL, 2 * (seed_count - 1)) + _POWER_Z) * standard_error <= distance:
-            return seed_count - min(difference.seed_count_a, difference.seed_count_b)
-    return None
-
-
-def _quantile(share: float, degrees_of_freedom: float) -> float:
-    """Return the quantile of Student's t distribution below which this share of it lies."""
-    from scipy.special import ndtri, stdtrit  # imported here, because they are slow and --help does not need them
-
-    return float(ndtri(share) if math.isinf(degrees_of_freedom) else stdtrit(degrees_of_freedom, share))
-
-
-def _upper_tail(estimate: float, standard_error: float, degrees_of_freedom: float) -> float:
-    """Return the one-sided p value for "the true value is above 0", by Student's t distribution."""
-    from scipy.special import ndtr, stdtr
-
-    if not standard_error:
-        return 0.0 if estimate > 0 else 1.0
-    t_value = -estimate / standard_error
-    return float(ndtr(t_value) if math.isinf(degrees_of_freedom) else stdtr(degrees_of_freedom, t_value))

@@ -12,7 +12,8 @@ from markupsafe import Markup
 from analysis import notes, render
 from analysis.cells import Group, groups
 from analysis.headline import Headline, headline
-from analysis.load import Results
+from analysis.load import Results, margin_warnings
+from analysis.power_text import power_sentences
 from analysis.provenance import provenance
 from analysis.records import grouped
 from analysis.registry import PLUGIN_ERRORS, Missing, PlotSpec, TableSpec, error_line, scan
@@ -44,10 +45,14 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """The part of the page about one group. `missing` says which tables and figures cannot be made, and why."""
+    """The part of the page about one group.
+
+    `power` says what the design can decide. `missing` says which tables and figures cannot be made, and why.
+    """
 
     group: Group
     headline: Headline
+    power: tuple[str, ...]
     items: tuple[Item, ...]
     missing: tuple[str, ...]
 
@@ -101,7 +106,7 @@ def write_report(results: Results, out: Path) -> tuple[list[Section], list[str]]
         "title": ", ".join(run.name for run in results.runs),
         "overviews": overviews,
         "sections": sections,
-        "warnings": [*notes.warnings(results, all_groups), *error_warnings],
+        "warnings": [*margin_warnings(results), *notes.warnings(results, all_groups), *error_warnings],
         "failures": notes.failures(all_groups),
         "stuck_trials": notes.stuck_trials(all_groups),
         "notes": [*notes.notes(results, all_groups)],
@@ -178,7 +183,13 @@ def _make_section(
             items.append(item)
         elif not item.quiet:
             missing_texts.append(f"{spec.title.rstrip('?')}: {item.reason}.")
-    return Section(group=group, headline=headline(group), items=tuple(items), missing=tuple(missing_texts))
+    return Section(
+        group=group,
+        headline=headline(group),
+        power=tuple(power_sentences(group)),
+        items=tuple(items),
+        missing=tuple(missing_texts),
+    )
 
 
 def _make_overview(sections: Sequence[Section], tables: dict[str, TableSpec], writer: _Writer, suffix: str) -> Overview:

@@ -7,10 +7,8 @@ from typing import Literal
 
 from analysis.cells import Cell, Group
 from analysis.comparisons import Comparison, comparisons, pending_reference, reference_cell, smaller_cells
-from analysis.noninferiority import correct_p_values
+from analysis.noninferiority import KIND_LEVEL, correct_p_values
 from analysis.registry import Missing
-
-LEVEL = 0.025  # of the tests of each kind, over all cells together
 
 Outcome = Literal[
     "nothing confirmed",
@@ -31,7 +29,7 @@ class Recommendation:
 
     A cell is recommended because a test shows that it is as good as the reference within the margin. All smaller cells
     are tested as one family, so the chance to recommend a cell that is worse by more than the margin is at most
-    `LEVEL`.
+    `KIND_LEVEL`.
 
     Attributes:
         outcome: why there is this recommendation, or none.
@@ -119,4 +117,4 @@ def _choose(
 def _shown_better(tests: tuple[Comparison, ...]) -> tuple[Comparison, ...]:
     """Return the comparisons that show a difference above 0, by one-sided tests that Holm's method corrects."""
     p_values = correct_p_values([comparison.verdict.difference.p_non_inferior(0.0) for comparison in tests])
-    return tuple(comparison for comparison, p in zip(tests, p_values, strict=True) if p <= LEVEL)
+    return tuple(comparison for comparison, p in zip(tests, p_values, strict=True) if p <= KIND_LEVEL)

@@ -19,8 +19,7 @@ if __name__ == "__main__":  # the repository must come first on the path, where 
 from analysis import compare, notes, render
 from analysis.cells import groups
 from analysis.folders import Folders
-from analysis.load import Results, load
-from analysis.noninferiority import DEFAULT_MARGIN
+from analysis.load import Results, load, margin_warnings
 from analysis.page import Section, write_pages, write_report
 from analysis.runs import ReportError, find_named_runs
 from lopt import commands
@@ -30,9 +29,10 @@ from lopt.locations import Location, redact_secrets, to_location
 
 def summary(results: Results, sections: Sequence[Section], out: Path) -> str:
     """Return what the command prints: warnings, the answer of each section, and the path of the report."""
-    lines = notes.warnings(results, [section.group for section in sections])
+    lines = [*margin_warnings(results), *notes.warnings(results, [section.group for section in sections])]
     for section in sections:
         lines += filter(None, (section.headline.answer, section.headline.exploratory_warning))
+        lines += section.power
         best_cell = section.headline.best_cell
         if best_cell:
             size_text = f"{best_cell.trainable_parameters:,} parameters"
@@ -79,9 +79,9 @@ def _run(argv: Sequence[str] | None) -> int:
     )
     parser.add_argument("--results", default="results", help="folder or URL of all runs (default: results)")
     parser.add_argument(
-        "--margin", type=_parse_margin, default=DEFAULT_MARGIN, metavar="PP",
-        help="percentage points of accuracy within which a smaller cell is as good as the reference (default: 1); "
-        "choose it before you see results",
+        "--margin", type=_parse_margin, metavar="PP",
+        help="percentage points of accuracy within which a smaller cell is as good as the reference (default: the "
+        "margin that the run's space declares, or 1)",
     )  # fmt: skip
     try:
         arguments = parser.parse_args(argv)

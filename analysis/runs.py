@@ -83,6 +83,7 @@ class Run:
         left_out_keys: keys of trials that the run's space no longer has. They are not counted anywhere.
         titles: titles of the tasks, by name. Runs of earlier versions have none.
         reference: the values of fields of TrialConfig by which the space declares its reference.
+        margin: the margin (a fraction) that the space declares. Runs of earlier versions have none.
         unreadable_files: damaged files beside the manifest, each as "name: reason".
     """
 
@@ -96,6 +97,7 @@ class Run:
     left_out_keys: frozenset[str]
     titles: dict[str, str]
     reference: dict[str, Any]
+    margin: float | None
     unreadable_files: tuple[str, ...]
 
     @property
@@ -214,6 +216,7 @@ def load_run(path: Location) -> Run:
             left_out_keys=frozenset(get_texts(manifest, "left_out")),
             titles={task: get_text(titles, task) for task in titles},
             reference=get_optional_object(space, "reference") or _DEFAULT_REFERENCE,
+            margin=get_fraction(space, "margin") or None,
             unreadable_files=tuple(unreadable_files),
         )
     except READ_ERRORS as error:

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":  # as a script, the first entry of sys.path is sweeps/; it must be the project's folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -20,6 +20,10 @@ if __name__ == "__main__":  # as a script, the first entry of sys.path is sweeps
 from lopt import commands, exit_codes, registry
 from lopt.errors import Parser, discard_output, to_one_line
 from sweeps.budget import OutOfTime
+
+if TYPE_CHECKING:
+    from sweeps.planning.decisions import NoiseByTask
+    from sweeps.planning.plan import Plan
 
 
 def parser() -> argparse.ArgumentParser:
@@ -181,6 +185,7 @@ def _run(arguments: argparse.Namespace, argument_words: list[str]) -> int:
     from lopt.records import to_json
     from sweeps import spaces
     from sweeps.planning import plan_text, settings
+    from sweeps.planning.decisions import decisions_to_dicts
     from sweeps.planning.plan import make_plan
     from sweeps.results.store import Store
 
@@ -197,7 +202,11 @@ def _run(arguments: argparse.Namespace, argument_words: list[str]) -> int:
     if arguments.price_per_hour is not None and not arguments.probe:
         raise ValueError("--price-per-hour goes with --probe: add --probe, or leave out --price-per-hour")
     if arguments.dry_run:
-        print(to_json(plan_text.plan_to_dict(plan)) if arguments.json else plan_text.format_plan(plan, store.run))
+        noise_by_task = _noise_by_task(plan, arguments.out)
+        if arguments.json:
+            print(to_json({**plan_text.plan_to_dict(plan), "power": decisions_to_dicts(plan, noise_by_task)}))
+        else:
+            print(plan_text.format_plan(plan, store.run, noise_by_task))
         return exit_codes.COMPLETE
     from sweeps.options import Options
     from sweeps.sweep import Sweep
@@ -220,7 +229,7 @@ def _run(arguments: argparse.Namespace, argument_words: list[str]) -> int:
             f"run {store.run} starts over; its earlier results are kept as {earlier_run_name}. To continue the new run "
             "later, leave out --fresh"
         )
-    print(plan_text.format_plan(plan, store.run), flush=True)
+    print(plan_text.format_plan(plan, store.run, _noise_by_task(plan, arguments.out)), flush=True)
     if arguments.probe:
         from sweeps.forecast import probe
 
@@ -232,6 +241,13 @@ def _run(arguments: argparse.Namespace, argument_words: list[str]) -> int:
         if earlier_run_name and store.put_back(earlier_run_name):
             print(f"the earlier results of run {store.run} have been restored, because no trial has begun")
         raise
+
+
+def _noise_by_task(plan: "Plan", out: str) -> "NoiseByTask":
+    """Return how much accuracies varied in earlier runs of the plan's tasks, from the folder of all runs."""
+    from analysis.noise import noise_of_earlier_runs
+
+    return noise_of_earlier_runs(out, {(trial.backbone, trial.task) for trial in plan.space.all_sample_configs})
 
 
 def _parse_settings(pairs: list[str]) -> dict[str, str]:

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from analysis.noninferiority import DEFAULT_MARGIN
 from lopt import methods
 from lopt.config import CONFIG_FIELDS, TrialConfig, name_without_path
 from lopt.ranges import Choice, Range, Real, Whole  # noqa: F401  # space files import Real from here
@@ -23,7 +24,7 @@ _FOLDER_FIELDS = ("task", "backbone")  # fields whose value may be a folder
 RESOLVED_FIELDS = ("data_revision", "model_revision", "precision")
 _COUNT_FIELDS = ("trials", "confirm_seeds", "grace_steps", "reduction_factor")
 PLUGIN_DEFAULTS = {"sampler": "tpe", "stopping": "asha"}  # the default of each field that names a plugin
-SPACE_FIELDS = (*_COUNT_FIELDS, *PLUGIN_DEFAULTS)  # fields of a space that --set changes
+SPACE_FIELDS = (*_COUNT_FIELDS, "margin", *PLUGIN_DEFAULTS)  # fields of a space that --set changes
 _MAX_COUNT, _MAX_CELLS = 1_000_000, 10_000
 
 
@@ -70,6 +71,7 @@ class Space:
         grace_steps: No trial stops before this step.
         reduction_factor: Early stopping lets the best 1/reduction_factor of the trials at a rung continue. The rungs
             are the steps grace_steps · reduction_factor^k.
+        margin: A smaller prompt is as good as the reference if its accuracy is worse by less than this (a fraction).
         by_size: Whether a trial competes with trials of similar size (within a factor of two) instead of its cell.
         sampler: Name of a sampler, which is a module in `sweeps.samplers`.
         stopping: Name of a stopping rule, which is a module in `sweeps.stopping`.
@@ -87,6 +89,7 @@ class Space:
     confirm_seeds: int
     grace_steps: int
     reduction_factor: int = 3
+    margin: float = DEFAULT_MARGIN
     by_size: bool = False
     sampler: str = "tpe"
     stopping: str = "asha"
@@ -100,6 +103,8 @@ class Space:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= _MAX_COUNT:
                 raise ValueError(f"{name} is {value!r}; give a whole number from {minimum} to {_MAX_COUNT:,}")
+        if isinstance(self.margin, bool) or not isinstance(self.margin, int | float) or not 0 < self.margin < 1:
+            raise ValueError(f"margin is {self.margin!r}; give a fraction above 0 and below 1, such as 0.01 for 1 pp")
         check_mapping(f"space {self.name}: `base`", self.base)
         check_mapping(f"space {self.name}: `axes`", self.axes)
         check_reference(f"space {self.name}: `reference`", self.reference)
@@ -263,6 +268,7 @@ class Space:
                 }
                 for cell in self.cells
             ],
+            "margin": self.margin,
             "by_size": self.by_size,
             "trials_per_cell": self.trials,
             "confirm_seeds": self.confirm_seeds,
@@ -273,7 +279,7 @@ class Space:
 
     def identity(self) -> str:
         """Return a hash of the space. If the run's manifest has the same hash, no setting needs to be compared."""
-        not_hashed = ("confirm_seeds", "title", "sampler", "reference")
+        not_hashed = ("confirm_seeds", "title", "sampler", "reference", "margin")
         settings = {name: value for name, value in without_paths(self.to_dict()).items() if name not in not_hashed}
         # The content of a task's folder can change while its name stays the same.
         configs = [config for config in map(self.sample_config, self.cells) if Path(config.task).is_absolute()]

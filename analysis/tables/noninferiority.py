@@ -2,7 +2,7 @@
 
 from analysis.cells import Group
 from analysis.comparisons import Comparison, cell_name, comparisons, declared_text
-from analysis.recommendation import LEVEL
+from analysis.noninferiority import KIND_LEVEL
 from analysis.registry import Info, Missing, TableSpec
 from analysis.render import INTERVAL_TITLE, Column, Table, count, percent
 
@@ -13,15 +13,8 @@ def compute(group: Group) -> Info[Comparison] | Missing:
 
 
 def render(info: Info[Comparison]) -> Table:
-    reference, margin_pp, level = info.rows[0].reference, 100 * info.group.margin, f"{100 * LEVEL:g} %"
+    reference, margin_pp = info.rows[0].reference, 100 * info.group.margin
     margin_text = f"{margin_pp:g} percentage point{'s' * (margin_pp != 1)}"
-    cell_count = len(info.rows)
-    correction_text = (
-        f"Holm's method corrects the p values of each kind for {cell_count} cells. So the chance that any verdict in "
-        "this table is wrong is at most "
-        if cell_count > 1
-        else "So the chance that the verdict is wrong is at most "
-    )
     return Table.from_rows(
         info.rows,
         caption=f"As good as the reference within {margin_text}? {info.group.title}",
@@ -50,10 +43,19 @@ def render(info: Info[Comparison]) -> Table:
             "The table shows the confirmed cells with fewer parameters that have two seeds or more, and predictions of "
             "the same test examples. The difference is the test accuracy of the smaller cell minus that of the "
             "reference, in percentage points (pp). Seeds are those of the smaller cell, then of the reference.",
-            f"A smaller cell is non-inferior if a test shows that it is worse by less than {margin_text}. It is "
-            "inferior if a test shows that it is worse by more. Otherwise it is undecided. Each of the two tests has "
-            "its own p value. They are one-sided t tests over seeds and examples, and each kind of test has a level of "
-            f"{level}. {correction_text}{200 * LEVEL:g} %. Choose the margin (--margin) before you see the results.",
+            f"A smaller cell is non-inferior if a one-sided test shows that it is worse by less than {margin_text}. It "
+            "is inferior if a one-sided test shows that it is worse by more. Otherwise it is undecided. Each test has "
+            f"its own p value. The p values of each kind are corrected for {len(info.rows)} "
+            f"cell{'s' * (len(info.rows) > 1)} by Holm's method, and then compared with {100 * KIND_LEVEL:g} %. So the "
+            f"probability that any verdict in this table is wrong is at most {200 * KIND_LEVEL:g} %. Choose the margin "
+            "(--margin) before you see the results.",
+            "Intervals are 95 % intervals, and one cell alone would have the verdict that its interval shows. The "
+            "variance of a difference is that of the seeds, s²/S of the smaller cell plus s²/S of the reference, plus "
+            "that of the examples. Each of the two parts has its own quantile of Student's t distribution, with the "
+            "degrees of freedom of Welch and Satterthwaite for the seeds and one less than the number of examples for "
+            "the examples. The mean of both quantiles, weighted by the parts, is used (Cochran and Cox). The variance "
+            "of the examples is increased by (1.96 / number of examples)², because cells that agree on all of these "
+            "examples may differ on others.",
         ),
     )
 

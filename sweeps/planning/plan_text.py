@@ -7,6 +7,7 @@ from lopt import backbones, data, tasks
 from lopt.errors import to_one_line
 from lopt.settings import METRICS
 from sweeps.planning import sizes
+from sweeps.planning.decisions import NoiseByTask, decision_lines
 from sweeps.planning.plan import Plan
 from sweeps.space import Space
 
@@ -32,8 +33,11 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
     }
 
 
-def format_plan(plan: Plan, run: str) -> str:
-    """Return the plan as text of several lines."""
+def format_plan(plan: Plan, run: str, noise_by_task: NoiseByTask | None = None) -> str:
+    """Return the plan as text of several lines.
+
+    `noise_by_task` is how much accuracies varied in earlier runs. Where there is none, it is assumed.
+    """
     space, sample_config = plan.space, plan.cells[0].sample_config
     backbone_facts = backbones.facts(sample_config.backbone)
     task_names = sorted({cell.sample_config.task for cell in plan.cells})
@@ -58,6 +62,7 @@ def format_plan(plan: Plan, run: str) -> str:
         f"  trials     {search_text}, {confirm_text}",
         f"  steps      about {_round_steps(plan.expected_steps):,}, at most {plan.most_steps:,}{steps_suffix}",
         *sizes.size_lines(plan),
+        *decision_lines(plan, noise_by_task or {}),
         *(f"  note       {note}" for note in plan_notes(plan)),
         "",
     ]

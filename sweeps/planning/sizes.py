@@ -7,6 +7,7 @@ from itertools import chain, cycle, islice
 from lopt import backbones, methods, tasks
 from lopt.config import TrialConfig
 from lopt.records import to_json
+from sweeps.planning.decisions import test_example_count
 from sweeps.planning.plan import Plan
 from sweeps.space import Cell
 
@@ -118,10 +119,8 @@ def _checkpoint_bytes(config: TrialConfig) -> int:
 
 def _prediction_bytes(config: TrialConfig) -> int | None:
     """Return the size of a confirm trial's predictions; None if the size of the reported split is unknown."""
-    task = tasks.get(config.task)
-    split_size = task.report_size and (task.report_size // 2 if config.holdout == "validation" else task.report_size)
-    example_count = min((count for count in (config.test_examples, split_size) if count), default=None)
-    return None if example_count is None else example_count * _LOGIT_BYTES * len(task.classes)
+    example_count = test_example_count(config)
+    return None if example_count is None else example_count * _LOGIT_BYTES * len(tasks.get(config.task).classes)
 
 
 def size_lines(plan: Plan) -> list[str]:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from analysis.noninferiority import DEFAULT_MARGIN
 from lopt import methods
 from lopt.config import TrialConfig, name_without_path
 from lopt.errors import to_one_line
@@ -20,9 +21,9 @@ from sweeps.space import PLUGIN_DEFAULTS, Cell, Space, without_paths
 
 # These may change between the commands of a run, because they only decide which trials there are, or what the report
 # compares them with. All other settings of a space decide how a trial is trained and judged.
-_CHANGEABLE_SETTINGS = ("cells", "trials_per_cell", "confirm_seeds", "title", "sampler", "reference")
-
+_CHANGEABLE_SETTINGS = ("cells", "trials_per_cell", "confirm_seeds", "title", "sampler", "reference", "margin")
 _UNANNOUNCED_SETTINGS = ("base", "cells", "confirm_seeds", "title", "reference")  # `_differences` shows cells by name
+_LATER_SETTINGS = {**PLUGIN_DEFAULTS, "margin": DEFAULT_MARGIN}  # runs of earlier versions may lack them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,10 +119,13 @@ def space_changes(store: Store, space: Space) -> list[str]:
             f"run {store.run!r} holds trials, but its manifest.json, which has their settings, is missing: put it "
             "back, or give --name for a new run, or --fresh to start this run over"
         )
-    if manifest is None or manifest.get("identity") == space.identity():
+    if manifest is None:
         return []
+    if manifest.get("identity") == space.identity():
+        old_margin = manifest.get("space", {}).get("margin", DEFAULT_MARGIN)
+        return [] if old_margin == space.margin else [f"margin {old_margin} → {space.margin}"]
     space_dicts = manifest.get("space", {}), json.loads(json.dumps(space.to_dict()))
-    old_settings, new_settings = ({**PLUGIN_DEFAULTS, **without_paths(space_dict)} for space_dict in space_dicts)
+    old_settings, new_settings = ({**_LATER_SETTINGS, **without_paths(space_dict)} for space_dict in space_dicts)
     changes = _differences(old_settings, new_settings)
     fixed_names = [name for name in new_settings if name not in _CHANGEABLE_SETTINGS]
     is_comparable = all(old_settings.get(name) == new_settings[name] for name in fixed_names)

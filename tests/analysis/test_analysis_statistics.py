@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import warnings
 from collections import Counter
@@ -21,7 +20,7 @@ from analysis.headline import headline
 from analysis.load import load
 from analysis.noninferiority import Difference, correct_p_values, estimate_difference, verdicts
 from analysis.registry import Missing
-from analysis.stats import estimate, estimate_from_predictions
+from analysis.stats import estimate, estimate_from_scores
 from tests.analysis.simulated import EXAMPLE_SPREAD, World, simulated_group
 
 
@@ -37,7 +36,7 @@ def test_the_interval_covers_the_truth_and_is_not_much_too_wide(seeds, n, spread
     world = World(spread, np.random.default_rng(seeds * n))
     truth = world.true_accuracy()
     runs = [world.draw_scores(seeds, world.generator.normal(0, EXAMPLE_SPREAD, n)) for _ in range(draws)]
-    estimates = [estimate_from_predictions(run) for run in runs]
+    estimates = [estimate_from_scores(run) for run in runs]
     coverage = sum(value.low <= truth <= value.high for value in estimates) / draws
     standard_error = math.sqrt(0.93 * 0.07 / draws)
     assert coverage >= 0.93 - 2 * standard_error
@@ -52,7 +51,7 @@ def test_the_interval_covers_the_truth_and_is_not_much_too_wide(seeds, n, spread
 @pytest.mark.parametrize("spread", [0.005, 0.04])
 @pytest.mark.parametrize("n", [56, 872])
 @pytest.mark.parametrize("seeds", [3, 10])
-def test_at_most_one_verdict_in_twenty_is_wrong(seeds, n, spread):
+def test_at_most_one_verdict_in_forty_of_each_kind_is_wrong(seeds, n, spread):
     draws, margin = 250, 0.01
     world = World(spread, np.random.default_rng(seeds + n))
 
@@ -63,7 +62,7 @@ def test_at_most_one_verdict_in_twenty_is_wrong(seeds, n, spread):
         )
 
     outcomes_at_margin = outcomes(margin)
-    allowed_count = draws * (0.05 + 2 * math.sqrt(0.05 * 0.95 / draws))
+    allowed_count = draws * (0.025 + 2 * math.sqrt(0.025 * 0.975 / draws))
     assert outcomes_at_margin["non-inferior"] <= allowed_count
     assert outcomes_at_margin["inferior"] <= allowed_count
     assert outcomes(0.04)["non-inferior"] <= draws * 0.03, "a method truly 3 pp beyond the margin"
@@ -79,35 +78,12 @@ def test_enough_data_give_a_decisive_verdict():
     assert Counter(worse)["inferior"] > 35
 
 
-def test_as_many_seeds_as_an_inconclusive_verdict_asks_for_are_mostly_enough():
-    world = World(0.01, np.random.default_rng(1))
-    many_seeds = estimate_difference(*world.pair(300, 5000, 0.0))
-    (verdict,) = verdicts(
-        [
-            dataclasses.replace(
-                many_seeds, mean=0.0, standard_error=0.01, degrees_of_freedom=4.0, seed_count_a=3, seed_count_b=3
-            )
-        ]
-    )
-    assert verdict.outcome == "inconclusive"
-    seeds = 3 + verdict.more_seeds
-    outcomes = [verdicts([estimate_difference(*world.pair(seeds, 5000, 0.0))])[0].outcome for _ in range(60)]
-    assert 60 * 0.6 <= Counter(outcomes)["non-inferior"] <= 60 * 0.97
-
-
-def test_the_verdict_says_if_there_are_too_few_examples():
-    world = World(0.001, np.random.default_rng(2))
-    results = [verdicts([estimate_difference(*world.pair(3, 30, 0.0))])[0] for _ in range(40)]
-    assert any(verdict.outcome == "inconclusive" and verdict.more_seeds is None for verdict in results)
-    assert any("more test examples might" in str(verdict) for verdict in results)
-
-
 def test_identical_seeds_are_not_certain_and_do_not_crash():
     correct_SN = np.tile(np.arange(56) % 3 > 0, (3, 1)).astype(float)
     gap = estimate_difference(correct_SN, correct_SN)
     assert (gap.mean, gap.standard_error) == (0.0, pytest.approx(1.96 / 56, rel=1e-4))
-    assert verdicts([gap])[0].outcome == "inconclusive", "56 examples without a difference show little"
-    assert estimate_from_predictions(np.ones((3, 56))).low < 0.95
+    assert verdicts([gap])[0].outcome == "undecided", "56 examples without a difference show little"
+    assert estimate_from_scores(np.ones((3, 56))).low < 0.95
     with pytest.raises(ValueError, match="same examples and two seeds"):
         estimate_difference(correct_SN[:1], correct_SN)
 
@@ -120,8 +96,8 @@ def test_methods_that_agree_on_every_example_may_still_differ_on_others(n):
     assert gap.low <= -min(exact, 1.0) and gap.high >= min(exact, 1.0)
     assert (gap.low, gap.high) == pytest.approx((-gap.high, -gap.low)) and gap.high <= 1
     (verdict,) = verdicts([gap], margin=0.01)
-    is_refuted = binomtest(0, n, 0.01, alternative="less").pvalue <= 0.05  # the hypothesis "worse on 1 % of all"
-    assert verdict.outcome == ("non-inferior" if is_refuted and n > 299 else "inconclusive")
+    is_refuted = binomtest(0, n, 0.01, alternative="less").pvalue <= 0.025  # the hypothesis "worse on 1 % of all"
+    assert verdict.outcome == ("non-inferior" if is_refuted and n > 368 else "undecided")
 
 
 @pytest.mark.parametrize("n", [150, 300, 500, 700, 1000, 2000])
@@ -175,19 +151,6 @@ def test_every_smaller_cell_is_tested_although_it_is_hardly_smaller(store):
     assert "LoPT-1 n=10 r=5 (2,930 parameters) is shown to be as good as the reference" in headline(group).answer
     assert "It trains 2.0 times fewer parameters." in headline(group).answer
     assert any("on the same test examples" in detail for detail in headline(group).details)
-
-
-@pytest.mark.parametrize(("gap", "outcome"), [(0.0, "non-inferior"), (-0.03, "inferior")])
-def test_the_verdict_says_what_more_seeds_would_show(gap, outcome):
-    many_seeds = estimate_difference(*World(0.01, np.random.default_rng(1)).pair(300, 5000, 0.0))
-    (verdict,) = verdicts(
-        [
-            dataclasses.replace(
-                many_seeds, mean=gap, standard_error=0.015, degrees_of_freedom=4.0, seed_count_a=3, seed_count_b=3
-            )
-        ]
-    )
-    assert str(verdict).endswith(f"would probably show it to be {outcome}")
 
 
 def test_one_seed_gives_no_test_and_no_claim(store):

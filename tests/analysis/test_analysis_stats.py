@@ -7,16 +7,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest, trim_mean
+from scipy.stats import binomtest, ttest_1samp, ttest_ind
 from scipy.stats import t as student
 
+from analysis.noninferiority import correct_p_values, estimate_difference
 from analysis.stats import (
+    Z95,
     Estimate,
     clear_best_index,
+    critical_value,
     estimate,
-    estimate_from_predictions,
-    interquartile_mean,
+    estimate_from_scores,
     intervals_note,
+    upper_tail,
     wilson_interval,
 )
 
@@ -41,8 +44,8 @@ def test_several_seeds_follow_the_stated_formula():
     accuracies = [0.80, 0.82, 0.87]
     mean, variance = 0.83, (0.03**2 + 0.01**2 + 0.04**2) / 2
     a, b = variance / 3, mean * (1 - mean) / 500
-    freedom = (a + b) ** 2 / (a**2 / 2 + b**2 / 499)
-    half_width = student.ppf(0.975, freedom) * math.sqrt(a + b)
+    quantile = (a * student.ppf(0.975, 2) + b * student.ppf(0.975, 499)) / (a + b)
+    half_width = quantile * math.sqrt(a + b)
     three = estimate(accuracies, 500)
     assert three.mean == pytest.approx(mean)
     assert three.high - three.mean == pytest.approx(min(half_width, 1 - mean))
@@ -66,7 +69,7 @@ def test_equal_seeds_keep_the_variance_of_the_examples():
 def test_all_right_or_all_wrong_is_not_certain(accuracy, n, seeds):
     """The seeds share their examples, so several seeds that agree show no more than one seed does."""
     expected = binomtest(round(accuracy * n), n).proportion_ci(method="wilson")
-    for result in (estimate([accuracy] * seeds, n), estimate_from_predictions(np.full((seeds, n), accuracy))):
+    for result in (estimate([accuracy] * seeds, n), estimate_from_scores(np.full((seeds, n), accuracy))):
         assert (result.low, result.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
@@ -81,8 +84,8 @@ def test_the_interval_contains_the_binomial_interval(accuracies, n):
 def test_seeds_that_agree_on_every_example_know_no_more_than_one(n, seeds, data):
     correct_N = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)), dtype=float)
     result, one_seed = (
-        estimate_from_predictions(np.tile(correct_N, (seeds, 1))),
-        estimate_from_predictions(correct_N[None]),
+        estimate_from_scores(np.tile(correct_N, (seeds, 1))),
+        estimate_from_scores(correct_N[None]),
     )
     assert result.low <= one_seed.low and one_seed.high <= result.high
 
@@ -95,7 +98,7 @@ def test_single_predictions_never_exclude_what_the_binomial_allows(n, seeds, dat
     correct[wrong] = 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        result = estimate_from_predictions(correct.reshape(seeds, n))
+        result = estimate_from_scores(correct.reshape(seeds, n))
     low, high = wilson_interval(result.mean, seeds * n)
     assert result.low <= low + 1e-9 and high - 1e-9 <= result.high
     if len(wrong) / seeds < 5:
@@ -134,27 +137,6 @@ def estimates(means, half_width=0.02):
     return [Estimate(mean=mean, low=mean - half_width, high=mean + half_width, seeds=3, test_n=400) for mean in means]
 
 
-def test_the_interquartile_mean_is_scipys_and_leaves_out_the_extremes():
-    means = [0.5, 0.7, 0.8, 0.9, 1.0]
-    mean, low, high = interquartile_mean(estimates(means))
-    assert mean == pytest.approx(trim_mean(means, 0.25)) == pytest.approx(0.8)
-    assert interquartile_mean(estimates([0.0, 0.7, 0.8, 0.9, 1.0]))[0] == pytest.approx(0.8)
-    # The three tasks in the middle are independent, so the half width of their mean is 0.02 / sqrt(3).
-    assert high - low == pytest.approx(2 * 0.02 / math.sqrt(3), rel=0.1)
-
-
-def test_the_interval_of_the_interquartile_mean_covers_the_truth():
-    generator, true_accuracies, n, covered = np.random.default_rng(0), [0.6, 0.75, 0.8, 0.85, 0.95], 400, 0
-    for _ in range(150):
-        runs = [
-            (generator.random((3, n)) < generator.normal(accuracy, 0.01, (3, 1))).astype(float)
-            for accuracy in true_accuracies
-        ]
-        _, low, high = interquartile_mean([estimate_from_predictions(run) for run in runs], draw_count=800)
-        covered += low <= 0.8 <= high
-    assert covered / 150 >= 0.93 - 2 * math.sqrt(0.93 * 0.07 / 150)
-
-
 @pytest.mark.parametrize(
     ("means", "half_width", "expected"),
     [
@@ -178,3 +160,79 @@ def test_wilson_equals_statsmodels(n, data):
     assert wilson_interval(correct / n, n) == pytest.approx(
         proportion.proportion_confint(correct, n, method="wilson"), abs=1e-12
     )
+
+
+@pytest.mark.parametrize("offset", [0.0, -3.0])
+@pytest.mark.parametrize("seeds", [1, 2, 5])
+def test_other_scores_have_a_t_interval_that_moves_and_scales_with_them(seeds, offset):
+    generator = np.random.default_rng(seeds)
+    scores_SN = generator.beta(2, 1, 80) + 0.1 * generator.random((seeds, 80))
+    plain, scaled = estimate_from_scores(scores_SN, span=1.1), estimate_from_scores(10 * scores_SN + offset, span=11.0)
+    for end in ("mean", "low", "high"):
+        assert getattr(scaled, end) == pytest.approx(10 * getattr(plain, end) + offset)
+    if seeds == 1:
+        variance = scores_SN[0].var(ddof=1) / 80 + (1.1 * Z95 / 80) ** 2
+        assert plain.high - plain.mean == pytest.approx(student.ppf(0.975, 79) * math.sqrt(variance))
+
+
+@given(st.integers(1, 30), st.integers(1, 4), st.sampled_from([0.0, 0.3, 1.0, 5.0]), st.sampled_from([1.0, 5.0]))
+def test_no_interval_has_zero_width(n, seeds, score, span):
+    """Not even if all scores are equal, or there is one seed or one example."""
+    scores_SN = np.full((seeds, n), score)
+    result = estimate_from_scores(scores_SN, span)
+    assert result.low < result.high and result.low <= result.mean <= result.high
+    if seeds > 1:
+        gap = estimate_difference(scores_SN, scores_SN, span)
+        assert gap.low < gap.mean < gap.high and gap.high == -gap.low <= span
+
+
+def test_scores_that_cannot_be_used_are_refused():
+    for scores, message in (
+        (np.zeros(3), "shape"),
+        (np.zeros((2, 0)), "shape"),
+        (np.array([[0.0, np.nan]]), "finite"),
+        (np.array([[0.0, 2.0]]), "span"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            estimate_from_scores(scores)
+
+
+def test_a_critical_value_lies_between_the_quantiles_of_scipys_t():
+    assert critical_value(0.025, 0.0, 1, 50) == pytest.approx(student.ppf(0.975, 50))
+    assert critical_value(0.025, 1.0, 3, 50) == pytest.approx(student.ppf(0.975, 3))
+    assert critical_value(0.001, 0.25, 2, math.inf) == pytest.approx(0.25 * student.ppf(0.999, 2) + 0.75 * 3.090232306)
+
+
+@given(st.floats(-30, 30), st.floats(0, 1), st.floats(1, 9), st.integers(1, 9000))
+def test_a_p_value_is_the_level_at_which_the_critical_value_is_reached(statistic, share, seed_degrees, n):
+    p_value = float(upper_tail(statistic, share, seed_degrees, n))
+    assert p_value + float(upper_tail(-statistic, share, seed_degrees, n)) == pytest.approx(1)
+    level = min(p_value, 1 - p_value)
+    if level > 1e-12:
+        assert critical_value(level, share, seed_degrees, n) == pytest.approx(abs(statistic), abs=1e-6, rel=1e-6)
+
+
+def test_a_difference_of_constant_seeds_has_the_p_value_of_a_paired_t_test():
+    """If the seeds of a method agree on every example, only the examples vary, except for the guard."""
+    generator = np.random.default_rng(0)
+    a_N, b_N = generator.random((2, 3000))
+    gap = estimate_difference(np.tile(a_N, (2, 1)), np.tile(b_N, (2, 1)))
+    expected = ttest_1samp(a_N - b_N, -0.01, alternative="greater").pvalue
+    assert gap.p_non_inferior(0.01) == pytest.approx(expected, rel=0.01)
+    weightstats = pytest.importorskip("statsmodels.stats.weightstats")
+    _, lower, _ = weightstats.ttost_paired(a_N, b_N, -0.01, 1.0)
+    assert gap.p_non_inferior(0.01) == pytest.approx(lower[1], rel=0.01)
+
+
+def test_a_difference_of_many_examples_has_the_p_value_of_welch_over_seeds():
+    """If all examples are alike, only the seeds vary."""
+    a_S, b_S = np.array([0.80, 0.83, 0.79]), np.array([0.84, 0.86, 0.81, 0.85])
+    gap = estimate_difference(np.tile(a_S[:, None], 100_000), np.tile(b_S[:, None], 100_000))
+    expected = ttest_ind(a_S, b_S, equal_var=False, alternative="less").pvalue
+    assert gap.p_inferior(0.0) == pytest.approx(expected, rel=0.01)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_corrected_p_values_are_those_of_statsmodels(p_values):
+    multitest = pytest.importorskip("statsmodels.stats.multitest")
+    assert correct_p_values(p_values) == pytest.approx(multitest.multipletests(p_values, method="holm")[1])

@@ -34,7 +34,7 @@ import sweeps.planning.plan_text
 from sweeps.spaces.smoke import SPEC
 
 
-def format_plan(plan, run):
+def format_plan(plan, run, noise_by_task):
     raise RuntimeError("on purpose")
 
 
