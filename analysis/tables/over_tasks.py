@@ -201,7 +201,7 @@ def render(info: Info) -> Table:
             "chosen by held-out accuracy. Intervals cover other seeds and test examples of these tasks; the tasks "
             "themselves are not drawn.",
             "The trimmed mean over tasks leaves out the lowest and the highest quarter of the tasks. The normalised "
-            "one first sets the accuracy of the majority class to 0 and that of the reference to 1, on each task. It is "
+            "one first sets the accuracy of the majority class to 0 and that of the reference to 1 on each task. It is "
             "missing (–) unless the reference is clearly above the majority class on all tasks. The intervals are "
             "quantiles of random draws: the mean accuracy plus an error of the seeds, from Student's t distribution, "
             "and an error of the examples, which are resampled once for all methods.",
