@@ -70,7 +70,8 @@ def caption(info: Info[Comparison]) -> str:
         "Each point is the difference in test accuracy on the same examples; the bar is its 95 % interval over seeds "
         "and examples. In the shaded area a prompt is worse than the full one by more than the margin. A bar outside "
         "this area suggests that the prompt is as good. The verdicts at the right are corrected for the number of "
-        "tests by Holm's method, so a prompt can be undecided although its bar is outside the shaded area."
+        "tests by Holm's method, with 2.5 % for each kind of verdict, so a prompt can be undecided although its bar is "
+        "outside the shaded area."
     )
     if len(info.rows) > _MOST_ROWS:
         text += (

@@ -151,20 +151,21 @@ def _gains(
 ) -> dict[str, Interval]:
     """Return, by method, the hypervolume of its cells minus that of prompt tuning's cells, from the same draws."""
 
-    def value_and_draws(method: str) -> tuple[float, np.ndarray]:
+    methods = dict.fromkeys(cell.method for cell in drawn_cells)
+    if accuracies_DC is None or FULL_PROMPT not in methods:
+        return {}
+
+    def value_and_draws(method: str, accuracies_DC: np.ndarray) -> tuple[float, np.ndarray]:
         indices = [i for i, cell in enumerate(drawn_cells) if cell.method == method]
         points = _points([drawn_cells[i] for i in indices])
         sizes = [parameters for parameters, _ in points]
         return hypervolume(points, reference), drawn_hypervolumes(sizes, accuracies_DC[:, indices], reference)
 
-    methods = dict.fromkeys(cell.method for cell in drawn_cells)
-    if accuracies_DC is None or FULL_PROMPT not in methods:
-        return {}
-    full_value, full_draws_D = value_and_draws(FULL_PROMPT)
+    full_value, full_draws_D = value_and_draws(FULL_PROMPT, accuracies_DC)
     gains = {}
     for method in methods:
         if method != FULL_PROMPT:
-            value, draws_D = value_and_draws(method)
+            value, draws_D = value_and_draws(method, accuracies_DC)
             gains[method] = interval_from_draws(value - full_value, draws_D - full_draws_D)
     return gains
 
