@@ -210,10 +210,10 @@ def render(info: Info) -> Table:
         notes=(
             "A star (*) marks a cell on the frontier of the mean accuracies. "
             + (
-                ""
+                "The smallest cell is always on it, whatever its accuracy. "
                 if info.group.zero_shot_accuracy is None
                 else f"No prompt is a point of zero parameters with {percent(info.group.zero_shot_accuracy)} % "
-                "accuracy. A cell that is not above it is not on the frontier. "
+                "accuracy. A cell that is not above it is not on the frontier; the smallest cell above it always is. "
             )
             + f"The last three columns say in what share of {DRAW_COUNT:,} random draws a cell is on the frontier. A "
             "draw is the mean accuracy plus an error of the seeds, from Student's t distribution for each cell on its "
