@@ -216,7 +216,7 @@ def _tests_text(group: Group, recommendation: Recommendation) -> str:
     return (
         f"{beginning}tests over seeds and examples. One test is for being worse by less than {margin}, which is called "
         f'"as good". The other is for being worse by more than {margin}. Each has a level of {level}.{correction} So '
-        f"the chance that {result} is wrong is at most {200 * KIND_LEVEL:g} %. The reference is not chosen by accuracy: "
+        f"the chance that {result} is wrong is at most {200 * KIND_LEVEL:g} %. Accuracy does not choose the reference: "
         f"the space declares it ({declared_text(group)})."
     )
 

@@ -93,7 +93,7 @@ class Verdict:
         return self.outcome
 
 
-def estimate_difference(scores_a_SN: np.ndarray, scores_b_SN: np.ndarray, span: float = 1.0) -> Difference:
+def estimate_difference(scores_a_SN: np.ndarray, scores_b_SN: np.ndarray, *, span: float = 1.0) -> Difference:
     """Return the difference of the mean scores of methods a and b.
 
     The variance of the difference has two parts. The part of the seeds is s²/S of method a plus that of method b, with

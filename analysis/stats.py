@@ -205,7 +205,7 @@ def guard_variance(example_count: int, span: float = 1.0) -> float:
     return (Z95 * span / example_count) ** 2
 
 
-def estimate_from_scores(scores_SN: np.ndarray, span: float = 1.0) -> Estimate:
+def estimate_from_scores(scores_SN: np.ndarray, *, span: float = 1.0) -> Estimate:
     """Return the mean over seeds with a 95 % interval.
 
     Seeds and examples are both random, and every seed is scored on every example. So the variance of the mean is a + b.

@@ -111,7 +111,7 @@ def compute(group: Group) -> Info | Missing:
         rows=rows,
         hypervolume=hypervolume(points, reference),
         hypervolume_interval=_hypervolume_interval(cells, accuracies_DC, reference),
-        gains=_gains(drawn_cells, accuracies_DC, reference),
+        gains={} if accuracies_DC is None else _gains(drawn_cells, accuracies_DC, reference),
         reference=reference,
         lone_cells=tuple(cell for cell in cells if not has_draws(cell)),
     )
@@ -147,24 +147,25 @@ def _hypervolume_interval(
 
 
 def _gains(
-    drawn_cells: Sequence[Cell], accuracies_DC: np.ndarray | None, reference: tuple[float, float]
+    drawn_cells: Sequence[Cell], accuracies_DC: np.ndarray, reference: tuple[float, float]
 ) -> dict[str, Interval]:
     """Return, by method, the hypervolume of its cells minus that of prompt tuning's cells, from the same draws."""
 
-    def value_and_draws(method: str) -> tuple[float, np.ndarray]:
+    methods = dict.fromkeys(cell.method for cell in drawn_cells)
+    if accuracies_DC is None or FULL_PROMPT not in methods:
+        return {}
+
+    def value_and_draws(method: str, accuracies_DC: np.ndarray) -> tuple[float, np.ndarray]:
         indices = [i for i, cell in enumerate(drawn_cells) if cell.method == method]
         points = _points([drawn_cells[i] for i in indices])
         sizes = [parameters for parameters, _ in points]
         return hypervolume(points, reference), drawn_hypervolumes(sizes, accuracies_DC[:, indices], reference)
 
-    methods = dict.fromkeys(cell.method for cell in drawn_cells)
-    if accuracies_DC is None or FULL_PROMPT not in methods:
-        return {}
-    full_value, full_draws_D = value_and_draws(FULL_PROMPT)
+    full_value, full_draws_D = value_and_draws(FULL_PROMPT, accuracies_DC)
     gains = {}
     for method in methods:
         if method != FULL_PROMPT:
-            value, draws_D = value_and_draws(method)
+            value, draws_D = value_and_draws(method, accuracies_DC)
             gains[method] = interval_from_draws(value - full_value, draws_D - full_draws_D)
     return gains
 
@@ -209,10 +210,10 @@ def render(info: Info) -> Table:
         notes=(
             "A star (*) marks a cell on the frontier of the mean accuracies. "
             + (
-                ""
+                "The smallest cell is always on it, whatever its accuracy. "
                 if info.group.zero_shot_accuracy is None
                 else f"No prompt is a point of zero parameters with {percent(info.group.zero_shot_accuracy)} % "
-                "accuracy. A cell that is not above it is not on the frontier. "
+                "accuracy. A cell that is not above it is not on the frontier; the smallest cell above it always is. "
             )
             + f"The last three columns say in what share of {DRAW_COUNT:,} random draws a cell is on the frontier. A "
             "draw is the mean accuracy plus an error of the seeds, from Student's t distribution for each cell on its "

@@ -42,6 +42,9 @@ def test_pairs_are_compared_on_the_same_examples(two_runs):
     assert pair.difference == expected
     assert pair.difference.low > 0
     assert comparison.hypervolumes[1] > comparison.hypervolumes[0]
+    difference = comparison.hypervolume_difference
+    assert difference.value == pytest.approx(comparison.hypervolumes[1] - comparison.hypervolumes[0])
+    assert difference.low < difference.value < difference.high
     table = comparison_table(comparison)
     assert any("not confirmed" in row for row in table.rows)
     assert "Hypervolume up to" in table.notes[1]

@@ -9,6 +9,8 @@ from analysis.cells import Cell, groups
 from analysis.frontier import (
     best_within,
     draw_accuracies,
+    draw_mean_scores,
+    drawn_hypervolumes,
     frontier_shares,
     hypervolume,
     hypervolume_reference,
@@ -19,6 +21,7 @@ from analysis.load import load
 from analysis.notes import notes
 from analysis.records import trial_from_record
 from analysis.stats import estimate
+from analysis.tables import frontier as frontier_table
 
 point_lists = st.lists(st.tuples(st.integers(1, 12), st.integers(0, 6).map(lambda k: k / 6)), max_size=14)
 
@@ -43,6 +46,16 @@ def test_membership_is_the_share_of_draws_with_the_cell_on_their_front(data):
     fronts = [pareto_indices(list(zip(sizes, accuracies_C, strict=True))) for accuracies_C in accuracies_DC]
     expected = [sum(cell in front for front in fronts) / draws for cell in range(cells)]
     assert frontier_shares(sizes, np.array(accuracies_DC)) == pytest.approx(expected)
+    no_prompt = data.draw(st.integers(0, 4)) / 4
+    fronts = [
+        {i for i in pareto_indices([(0, no_prompt), *zip(sizes, accuracies_C, strict=True)]) if i}
+        for accuracies_C in accuracies_DC
+    ]
+    expected = [sum(cell + 1 in front for front in fronts) / draws for cell in range(cells)]
+    assert frontier_shares(sizes, np.array(accuracies_DC), no_prompt) == pytest.approx(expected)
+    corner = 8.0, no_prompt
+    volumes = [hypervolume(list(zip(sizes, accuracies_C, strict=True)), corner) for accuracies_C in accuracies_DC]
+    assert drawn_hypervolumes(sizes, np.array(accuracies_DC), corner) == pytest.approx(volumes)
 
 
 @given(st.integers(1, 10**6), st.integers(0, 10**6))
@@ -159,12 +172,57 @@ def test_shares_on_the_frontier(store):
     assert hypervolume_reference(group) == (2 * 5760, 0.58) or hypervolume_reference(group)[0] == 2 * 5760
 
 
-def test_without_predictions_accuracies_are_drawn_from_each_cells_interval(store):
-    run = store()
+def test_without_predictions_accuracies_are_drawn_from_seeds_and_examples(store):
+    run = store(test_n=5000)
     for rank, accuracy in ((1, 0.8), (2, 0.81)):
-        run.confirm("lopt1", 10, rank, accuracy)
+        for seed in range(4):
+            run.confirm("lopt1", 10, rank, accuracy + 0.01 * seed, config__seed=seed)
     (group,) = groups(load([run.write()]))
-    drawn_accuracies = draw_accuracies(group.confirmed_cells, draw_count=4000)
-    np.testing.assert_allclose(drawn_accuracies.mean(0), [0.8, 0.81], atol=0.003)
-    half_width = (group.confirmed_cells[0].accuracy.high - group.confirmed_cells[0].accuracy.low) / 2
-    assert drawn_accuracies[:, 0].std() == pytest.approx(half_width / 1.96, rel=0.1)
+    drawn_accuracies = draw_accuracies(group.confirmed_cells, draw_count=20_000)
+    np.testing.assert_allclose(np.median(drawn_accuracies, axis=0), [0.815, 0.825], atol=0.001)
+    seed_variance = 4.5 / 2.5 * (0.01**2 * 5 / 3) / 4  # t of 4.5 degrees of freedom has the variance 4.5 / 2.5
+    assert drawn_accuracies[:, 0].var() == pytest.approx(seed_variance + 0.815 * 0.185 / 5000, rel=0.2)
+
+
+def test_one_seed_has_no_draws_and_no_share(store):
+    run = store()
+    for rank, seeds in ((1, 3), (2, 1), (5, 3)):
+        for seed in range(seeds):
+            run.confirm("lopt1", 10, rank, 0.7 + rank / 50 + seed / 100, config__seed=seed)
+    (group,) = groups(load([run.write()]))
+    with pytest.raises(ValueError, match="r=2: need two confirmed seeds"):
+        draw_accuracies(group.confirmed_cells)
+    info = frontier_table.compute(group)
+    assert [row.frontier_shares[0] is None for row in info.rows] == [False, True, False]
+    assert info.hypervolume_interval is None
+    text = " ".join(frontier_table.render(info).notes)
+    assert "Cells with one seed have no share (–)" in text and "unknown: LoPT-1 n=10 r=2." in text
+
+
+def test_a_cell_that_is_not_above_no_prompt_is_not_on_the_frontier(store):
+    run = store()
+    for rank, accuracy in ((1, 0.5), (2, 0.9)):  # without a prompt, the accuracy is 58 %
+        for seed in range(3):
+            run.confirm("lopt1", 10, rank, accuracy + seed / 1000, config__seed=seed)
+    (group,) = groups(load([run.write()]))
+    (row,) = frontier_table.compute(group).rows
+    assert row.cell.rank == 2 and row.is_on_frontier and row.frontier_shares[0] == 1.0
+
+
+def test_cells_that_agree_on_few_examples_are_not_certain():
+    scores = [np.ones((3, 56)), np.ones((3, 56))]
+    shares = frontier_shares([1, 2], draw_mean_scores(scores, np.random.default_rng(0)))
+    assert 0.4 < shares[1] < 0.6
+
+
+def test_the_frontier_table_compares_each_method_with_prompt_tuning(store):
+    (group,) = groups(load([write_run(store, np.random.default_rng(0), ACCURACIES)]))
+    info = frontier_table.compute(group)
+    ends = info.hypervolume_interval
+    assert ends.low < ends.value == info.hypervolume < ends.high
+    gain = info.gains["lopt1"]
+    expected = hypervolume(
+        [(cell.trainable_parameters, cell.accuracy.mean) for cell in group.confirmed_cells[:3]], info.reference
+    ) - hypervolume([(5760, group.confirmed_cells[3].accuracy.mean)], info.reference)
+    assert gain.value == pytest.approx(expected) and gain.low < gain.value < gain.high
+    assert "minus that of prompt tuning's cells: LoPT-1 +" in " ".join(frontier_table.render(info).notes)

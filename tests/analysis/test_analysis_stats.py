@@ -179,10 +179,10 @@ def test_other_scores_have_a_t_interval_that_moves_and_scales_with_them(seeds, o
 def test_no_interval_has_zero_width(n, seeds, score, span):
     """Not even if all scores are equal, or there is one seed or one example."""
     scores_SN = np.full((seeds, n), score)
-    result = estimate_from_scores(scores_SN, span)
+    result = estimate_from_scores(scores_SN, span=span)
     assert result.low < result.high and result.low <= result.mean <= result.high
     if seeds > 1:
-        gap = estimate_difference(scores_SN, scores_SN, span)
+        gap = estimate_difference(scores_SN, scores_SN, span=span)
         assert gap.low < gap.mean < gap.high and gap.high == -gap.low <= span
 
 

@@ -313,8 +313,9 @@ def test_a_search_winner_that_does_worse_with_other_seeds_is_named(store):
 def test_the_smallest_cell_is_named_so_instead_of_certainly_on_the_frontier(store):
     run = store()
     for rank, accuracy in ((1, 0.6), (5, 0.9)):
-        run.confirm("lopt1", 10, rank, accuracy)
-    table = frontier.render(frontier.compute(only_group(run.write())))
+        for seed in range(2):
+            run.confirm("lopt1", 10, rank, accuracy, config__seed=seed)
+    table = frontier.render(frontier.compute(only_group(run.write(baselines=False))))
     assert [column.title for column in table.columns[-3:]] == [
         f"on the frontier, {count}" for count in ("trainable", "stored", "at input")
     ]
@@ -382,8 +383,31 @@ def test_over_tasks_needs_four_tasks_and_takes_the_best_size_on_each(store):
         paths.append(run.write())
     info = over_tasks.compute(groups(load(paths)))
     (row,) = info.rows
+    assert row.normalised_mean is None and row.improvement is None, "there is no reference"
+    assert row.mean_rank == 1
     assert row.trimmed_mean == pytest.approx(0.7) and row.mean == pytest.approx(0.7)
     assert row.parameter_range == (2 * (10 + 576),) * 2
     assert info.left_out_methods == ("ULPT",)
     assert "left out: ULPT" in " ".join(over_tasks.render(info).notes)
     assert isinstance(over_tasks.compute(groups(load(paths[:3]))), Missing)
+
+
+def test_over_tasks_compares_with_the_full_prompt(store):
+    paths = []
+    for i, (task, accuracy) in enumerate((("sst2", 0.9), ("boolq", 0.8), ("rte", 0.7), ("wic", 0.75))):
+        run = store(name=task, task=task)
+        for seed in range(3):
+            run.confirm("prompt_tuning", 10, None, accuracy + 0.01 * seed, config__seed=seed)
+            run.confirm("lopt1", 10, 1, accuracy - 0.1 * (i == 0) + 0.01 * seed - 0.005, config__seed=seed)
+        paths.append(run.write())
+    info = over_tasks.compute(groups(load(paths)))
+    full, small = info.rows
+    assert full.method == "prompt_tuning" and full.improvement is None
+    assert full.normalised_mean.value == pytest.approx(1) == pytest.approx(full.normalised_mean.low)
+    middle_tasks = [(accuracy - 0.005 + 0.01 - 0.51) / (accuracy + 0.01 - 0.51) for accuracy in (0.8, 0.75)]
+    assert small.normalised_mean.value == pytest.approx(sum(middle_tasks) / 2, abs=0.01)
+    assert small.normalised_mean.low < small.normalised_mean.value < small.normalised_mean.high
+    assert small.improvement.value == pytest.approx((0 + 3 * 3 / 9) / 4)
+    assert small.mean_rank.value == 2 and small.mean_rank.low < 2
+    titles = [column.title for column in over_tasks.render(info).columns]
+    assert any(title.startswith("trimmed mean") for title in titles) and not any("interquartile" in t for t in titles)
