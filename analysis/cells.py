@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
@@ -14,6 +14,7 @@ from analysis.methods import method_label
 from analysis.records import Trial, grouped
 from analysis.runs import PlannedCell
 from analysis.stats import Estimate, estimate, estimate_from_predictions
+from lopt.low_rank import LowRank
 
 BACKBONE_LABELS = {"embedded": "SmolLM2-135M-Instruct"}  # "embedded" would tell a reader of the report nothing
 
@@ -118,6 +119,7 @@ class Group:
         backbone_name, task_title: what the report calls the backbone and the task.
         task_name: the short name of the task, for the names of files.
         margin: difference in accuracy (a fraction) within which a smaller prompt is as good as the full one.
+        low_rank: how low-rank the prompt of a confirmed trial is, by the trial's key.
     """
 
     backbone: str
@@ -131,6 +133,7 @@ class Group:
     zero_shot_accuracy: float | None
     majority_accuracy: float | None
     margin: float
+    low_rank: Mapping[str, LowRank]
 
     @property
     def title(self) -> str:
@@ -245,6 +248,7 @@ def _build_group(members: Sequence[PlannedCell | Trial], results: Results, names
         zero_shot_accuracy=_first_known(baseline.zero_shot_accuracy for baseline in baselines),
         majority_accuracy=_first_known(majority_accuracies),
         margin=results.margin,
+        low_rank={key: low_rank for run in reversed(results.runs) for key, low_rank in run.low_rank.items()},
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from analysis.cells import Cell, Group
 from analysis.comparisons import Comparison, comparison_with_full_prompt, full_prompt
 from analysis.frontier import best_within
+from analysis.low_rank import low_rank_details
 from analysis.render import bounds, percent, with_minus_signs
 
 MIN_SEEDS = 3  # a result from fewer seeds is exploratory
@@ -59,7 +60,7 @@ def headline(group: Group) -> Headline:
             f"This result is exploratory: with {fewest_seeds} seed{'s' * (fewest_seeds > 1)}, the variance between "
             f"seeds is {certainty}."
         )
-    details = tuple(_details(group, small_cell, full_cell, best_cell))
+    details = (*_details(group, small_cell, full_cell, best_cell), *low_rank_details(group))
     return Headline(answer=answer, details=details, exploratory_warning=exploratory_warning, best_cell=best_cell)
 
 

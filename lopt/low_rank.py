@@ -72,7 +72,7 @@ class LowRank:
         cuts = content.get("cuts")
         if not isinstance(cuts, list) or not all(isinstance(cut, dict) for cut in cuts):
             raise ValueError("`cuts` is not a list of objects")
-        return cls(
+        low_rank = cls(
             key=content["key"],
             singular_values=_read_singular_values(content, "singular_values"),
             initial_singular_values=_read_singular_values(content, "initial_singular_values"),
@@ -88,6 +88,17 @@ class LowRank:
             ),
             time_s=_read_number(content, "time_s"),
         )
+        low_rank._check_sizes()
+        return low_rank
+
+    def _check_sizes(self) -> None:
+        ranks = [cut.rank for cut in self.cuts]
+        if len(self.singular_values) != len(self.initial_singular_values):
+            raise ValueError("the trained prompt and its initial values have different numbers of singular values")
+        if ranks != sorted(set(ranks)) or max(ranks, default=1) > len(self.singular_values):
+            raise ValueError(f"the ranks of its cuts are {ranks}")
+        if len({cut.test_n for cut in self.cuts}) > 1:
+            raise ValueError("its cuts were scored on different numbers of examples")
 
 
 def singular_values(matrix: Tensor) -> tuple[float, ...]:
