@@ -24,7 +24,7 @@ from analysis.runs import (
     load_run,
     parse_json,
 )
-from lopt.locations import Location, location, read_files
+from lopt.locations import Location, read_files, to_location
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -152,7 +152,7 @@ def _should_replace(trial: Trial, earlier_trial: Trial) -> bool:
 
 
 def _has_predictions(trial: Trial) -> bool:
-    return is_file(location(trial.run) / "predictions" / f"{trial.key}.parquet")
+    return is_file(to_location(trial.run) / "predictions" / f"{trial.key}.parquet")
 
 
 def _with_canonical_paths(cell_or_baseline: _CellOrBaseline, folders: Folders) -> _CellOrBaseline:

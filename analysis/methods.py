@@ -12,7 +12,7 @@ from lopt import registry
 if TYPE_CHECKING:
     from lopt import methods
 
-_DEFAULT_PLACE = 1000  # for a method that does not declare its place
+_DEFAULT_SORT_ORDER = 1000  # for a method that does not declare its own
 FULL_PROMPT = "prompt_tuning"  # the method that smaller prompts are compared with
 
 
@@ -31,5 +31,5 @@ def method_label(method: str) -> str:
 
 
 def sorted_methods(names: Iterable[str]) -> list[str]:
-    """Return each method once, sorted by the place that it declares, then by name."""
-    return sorted(set(names), key=lambda name: (getattr(find_method(name), "place", _DEFAULT_PLACE), name))
+    """Return each method once, sorted by the `sort_order` that it declares, then by name."""
+    return sorted(set(names), key=lambda name: (getattr(find_method(name), "sort_order", _DEFAULT_SORT_ORDER), name))

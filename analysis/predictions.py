@@ -13,7 +13,7 @@ from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from analysis.records import Trial
-from lopt.locations import location
+from lopt.locations import to_location
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,7 +98,7 @@ def unusable_predictions(trials: Sequence[Trial]) -> list[UnusablePredictions]:
             reason = "its examples or their classes are not those of other trials"
         else:
             continue
-        run = location(trial.run)
+        run = to_location(trial.run)
         has_no_folder = reason == "missing" and not (run / "predictions").is_dir()
         file = f"{run.name}/predictions{'' if has_no_folder else f'/{trial.key}.parquet'}"
         unusable.append(UnusablePredictions(trial=trial, file=file, reason=reason))
@@ -154,7 +154,7 @@ def _read_predictions(run: str, key: str) -> TrialPredictions | str:
     import pyarrow
     import pyarrow.parquet
 
-    path = location(run) / "predictions" / f"{key}.parquet"
+    path = to_location(run) / "predictions" / f"{key}.parquet"
     try:
         content = io.BytesIO(path.read_bytes())
         # `read_table` is nine times slower for such a small file.

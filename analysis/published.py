@@ -62,13 +62,13 @@ class Method:
     title: str
     colour: str
     marker: str
-    place: int
+    sort_order: int
 
 
 METHODS = {
-    "dpt": Method(title="DPT", colour="blue", marker="p", place=80),  # LoPT-1 under another name
-    "bitfit": Method(title="BitFit", colour="ink", marker="<", place=90),
-    "adapter": Method(title="Adapter", colour="ink", marker=">", place=100),
+    "dpt": Method(title="DPT", colour="blue", marker="p", sort_order=80),  # LoPT-1 under another name
+    "bitfit": Method(title="BitFit", colour="ink", marker="<", sort_order=90),
+    "adapter": Method(title="Adapter", colour="ink", marker=">", sort_order=100),
 }
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from analysis.cells import Group
 from analysis.render import Table
-from lopt.errors import one_line
+from lopt.errors import to_one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -116,4 +116,4 @@ def scan(package: str, spec_type: type[Spec], errors: dict[str, str] | None = No
 def error_line(error: BaseException, file: str) -> str:
     """Return a plugin's error as one line of text, with the plugin's file and the number of the line in it."""
     line_numbers = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename.endswith(file)]
-    return f"{file}{f', line {line_numbers[-1]}' if line_numbers else ''}: {type(error).__name__}: {one_line(error)}"
+    return f"{file}{f', line {line_numbers[-1]}' if line_numbers else ''}: {type(error).__name__}: {to_one_line(error)}"

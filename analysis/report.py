@@ -24,8 +24,8 @@ from analysis.noninferiority import DEFAULT_MARGIN
 from analysis.page import Section, write_pages, write_report
 from analysis.runs import ReportError, find_named_runs
 from lopt import commands
-from lopt.errors import USAGE_ERROR, Parser, discard_output, one_line
-from lopt.locations import Location, location, redact
+from lopt.errors import USAGE_ERROR, Parser, discard_output, to_one_line
+from lopt.locations import Location, redact_secrets, to_location
 
 
 def summary(results: Results, sections: Sequence[Section], out: Path) -> str:
@@ -43,7 +43,7 @@ def summary(results: Results, sections: Sequence[Section], out: Path) -> str:
 
 def _output_folder(option: str | None, run: Location) -> Path:
     """Return the folder for the report: the value of --out (`option`), else the default for the run."""
-    out = location(option) if option else run / "report"
+    out = to_location(option) if option else run / "report"
     if isinstance(out, Path):
         return out
     if option:
@@ -94,19 +94,19 @@ def _run(argv: Sequence[str] | None) -> int:
         try:
             if arguments.compare:
                 return _compare(arguments)
-            run_paths = find_named_runs(arguments.runs, location(arguments.results))
+            run_paths = find_named_runs(arguments.runs, to_location(arguments.results))
             results = load(run_paths, arguments.margin)
             out = _output_folder(arguments.out, run_paths[0])
         except (ReportError, BrokenPipeError):
             raise
         except (OSError, ValueError) as error:  # a URL is not valid or cannot be reached
-            raise ReportError(redact(" ".join(str(error).split()))) from None
+            raise ReportError(redact_secrets(" ".join(str(error).split()))) from None
         try:
             sections, errors = write_report(results, out)
         except OSError as error:
             raise ReportError(f"cannot write to {out} ({error.strerror}): give another folder with --out") from None
     except ReportError as error:
-        print(f"report: {one_line(error)}", file=sys.stderr)
+        print(f"report: {to_one_line(error)}", file=sys.stderr)
         return USAGE_ERROR
     for error_text in errors:
         print(f"report: left out, because it failed: {error_text}", file=sys.stderr)
@@ -115,7 +115,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    run_paths = [find_named_runs([name], location(arguments.results))[0] for name in arguments.compare]
+    run_paths = [find_named_runs([name], to_location(arguments.results))[0] for name in arguments.compare]
     if run_paths[0].resolve() == run_paths[1].resolve():
         raise ReportError(f"--compare {join(arguments.compare)} names one run twice: give two different runs")
     folders = Folders()  # shared, because a folder may have moved between the two runs

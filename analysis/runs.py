@@ -26,7 +26,7 @@ from analysis.records import (
     json_object,
 )
 from lopt import commands
-from lopt.locations import Location, RemoteLocation, display_path, location, read_files, redact
+from lopt.locations import Location, RemoteLocation, display_path, read_files, redact_secrets, to_location
 from lopt.low_rank import LowRank
 
 Parsed = TypeVar("Parsed")
@@ -138,7 +138,7 @@ def find_named_runs(names: Sequence[str], root: Location) -> list[Location]:
     Raises:
         ReportError: there is no such run.
     """
-    locations = {name: location(name) for name in names}
+    locations = {name: to_location(name) for name in names}
     all_are_remote = all(isinstance(path, RemoteLocation) for path in locations.values())
     known_runs = find_runs(root) if not names or not all_are_remote else []
     if not names and not known_runs:
@@ -152,7 +152,8 @@ def find_named_runs(names: Sequence[str], root: Location) -> list[Location]:
             places = " and ".join(map(str, candidates))
             valid_text = f"valid: {', '.join(known.name for known in known_runs)}, or a folder or URL"
             advice = valid_text if known_runs else f"{root} holds no runs: see --results"
-            raise ReportError(f"there is no run {redact(name)!r} (looked for manifest.json in {places}); {advice}")
+            run = redact_secrets(name)
+            raise ReportError(f"there is no run {run!r} (looked for manifest.json in {places}); {advice}")
         if run_path.resolve() not in [path.resolve() for path in run_paths]:
             run_paths.append(run_path)
     return run_paths

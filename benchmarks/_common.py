@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lopt.records import now, provenance
+from lopt.records import collect_provenance, utc_now
 
 RESULTS_FOLDER = Path(__file__).resolve().parent / "results"
 T = TypeVar("T")
@@ -66,7 +66,9 @@ def run_context() -> dict[str, Any]:
     # Of an absolute path only the last part is kept, because the rest says something about this machine only.
     arguments = [Path(argument).name if argument.startswith(os.sep) else argument for argument in arguments]
     command = " ".join(["python", f"benchmarks/{Path(script_path).name}", *arguments])
-    context = provenance(date=now(), command=command, load=[round(load_average, 2) for load_average in os.getloadavg()])
+    context = collect_provenance(
+        date=utc_now(), command=command, load=[round(load_average, 2) for load_average in os.getloadavg()]
+    )
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         context["versions"] = {**context["versions"], "accelerate": importlib.metadata.version("accelerate")}
     return context
@@ -93,9 +95,9 @@ def add_out_option(parser: Any) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the results (default benchmarks/results)")
 
 
-def save_result(script: str, result: Mapping[str, Any], folder: Path | None, *, smoke: bool = False) -> None:
+def save_result(script: str, result: Mapping[str, Any], folder: Path | None, *, is_smoke_test: bool = False) -> None:
     """Append a run's result to `<script>.jsonl`; the result of a smoke test is saved only if a folder is given."""
-    if smoke and folder is None:
+    if is_smoke_test and folder is None:
         return
     folder = folder or RESULTS_FOLDER
     folder.mkdir(parents=True, exist_ok=True)

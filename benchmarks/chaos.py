@@ -342,7 +342,7 @@ def main(argv: list[str] | None = None) -> int:
         "trials": len(undisturbed_records), "steps": steps, "alone_s": undisturbed_s, "disturbed_s": disturbed_s,
         "largest_difference": largest_difference, "faults": faults,
     }  # fmt: skip
-    _common.save_result("chaos", {**context, **result}, options.out, smoke=options.quick)
+    _common.save_result("chaos", {**context, **result}, options.out, is_smoke_test=options.quick)
     return 1 if faults else 0
 
 

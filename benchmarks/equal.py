@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
         "packed": packed_accuracies,
         "first_loss_difference": loss_difference,
     }
-    _common.save_result("equal", {**context, **result}, options.out, smoke=options.backbone != "embedded")
+    _common.save_result("equal", {**context, **result}, options.out, is_smoke_test=options.backbone != "embedded")
     return 0
 
 

@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
             f"n={length}, {trial.config.precision}, {options.threads} thread(s): {'; '.join(ratio_texts)}", flush=True
         )
     _common.save_result("forms", {**context, "seconds": seconds_by_length}, options.out,
-                        smoke=options.backbone != "embedded")  # fmt: skip
+                        is_smoke_test=options.backbone != "embedded")  # fmt: skip
     return 0
 
 

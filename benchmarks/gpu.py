@@ -120,7 +120,7 @@ def begin_trial(setup: Setup, method: str, seed: int = 0) -> Trial:
         eval_every=10**6, precision=setup.precision, seed=seed,
     )  # fmt: skip
     trial = Trial(config, phase="search")
-    assert set(trial.data.train.lengths) == {TEXT_TOKENS}
+    assert set(trial.data.train.token_counts) == {TEXT_TOKENS}
     return trial
 
 
@@ -338,7 +338,9 @@ def main(argv: list[str] | None = None) -> int:
             models[name] = measure_model(name, options, Path(folder))
     print("\n" + NOTES)
     settings = {name: value for name, value in vars(options).items() if name != "out"}
-    _common.save_result("gpu", {**context, "settings": settings, "models": models}, options.out, smoke=options.dry)
+    _common.save_result(
+        "gpu", {**context, "settings": settings, "models": models}, options.out, is_smoke_test=options.dry
+    )
     return 0
 
 

@@ -119,7 +119,9 @@ def main(argv: list[str] | None = None) -> int:
 
     print(_common.format_table(["", "median", "least", "most", ""], map(table_row, speeds)))
     settings = {"shapes": shapes, "copy_mb": options.copy_mb, "repeats": options.repeats}
-    _common.save_result("limit", {**context, "settings": settings, "raw": speeds}, options.out, smoke=options.quick)
+    _common.save_result(
+        "limit", {**context, "settings": settings, "raw": speeds}, options.out, is_smoke_test=options.quick
+    )
     return 0
 
 

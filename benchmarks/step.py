@@ -152,7 +152,7 @@ def trainer_contender(
         seed = next(pass_seeds)
         order = np.random.RandomState(seed).permutation(len(examples))
         if groups_by_length:
-            batches = training_batches(training_split.lengths, arguments.batch, seed)
+            batches = training_batches(training_split.token_counts, arguments.batch, seed)
             order = np.concatenate([next(batches) for _ in range(arguments.steps)])
         trainer.train_dataset = [examples[i] for i in [*range(arguments.batch), *order]]  # the first batch is not timed
         step_ends.clear()
@@ -185,7 +185,7 @@ def measure_task(arguments: argparse.Namespace, task: str, names: list[str]) -> 
     """Measure the named contenders on one task, print the table, and return the result to save."""
     trial = begin_trial(arguments, task)
     contenders = {name: CONTENDERS[name](arguments, task) for name in names}
-    text_tokens = float(trial.data.train.lengths.mean())
+    text_tokens = float(trial.data.train.token_counts.mean())
     model = trial.backbone.model
     width, inner_width = trial.backbone.width, getattr(model.config, "intermediate_size", 4 * trial.backbone.width)
     batch_tokens = arguments.batch * (PROMPT_LENGTH + text_tokens)
@@ -285,7 +285,9 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as arguments.scratch:
         tasks = {task: measure_task(arguments, task, names) for task in arguments.tasks.split(",")}
     print("\n" + NOTES)
-    _common.save_result("step", {**context, "settings": settings, "tasks": tasks}, arguments.out, smoke=arguments.quick)
+    _common.save_result(
+        "step", {**context, "settings": settings, "tasks": tasks}, arguments.out, is_smoke_test=arguments.quick
+    )
     return 0
 
 

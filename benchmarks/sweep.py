@@ -39,16 +39,16 @@ def write_examples(config: Any, folder: Path) -> dict[str, str]:
         The path of the file of each split.
     """
     from lopt import backbones, tasks
-    from lopt.data import prepare
+    from lopt.data import prepare_data
     from lopt.encoding import render
     from lopt.examples import load_split
 
     task, backbone = tasks.get(config.task), backbones.load(config.backbone, "fp32")
-    data, examples = prepare(config, backbone), load_split(task, task.train)
+    data, examples = prepare_data(config, backbone), load_split(task, task.train)
     template, files = backbone.fill_template(config.template or ""), {}
     for split, encoded in (("train", data.train), ("selection", data.selection)):
-        assert not encoded.truncated, "Trainer would cut the template: raise max_tokens"
-        texts = [render(task, template, examples[example_id].fields)[0] for example_id in encoded.example_ids]
+        assert not encoded.truncated_count, "Trainer would cut the template: raise max_tokens"
+        texts = [render(task, template, examples[example_id].text_by_column)[0] for example_id in encoded.example_ids]
         rows = [{"text": text, "label": int(label)} for text, label in zip(texts, encoded.labels, strict=True)]
         path = folder / f"{split}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -161,7 +161,7 @@ def main(argv: list[str] | None = None) -> int:
         setting_texts = {name: str(value) for name, value in setting_values.items()}
         space = settings.with_settings(spaces.load(SPACE, "paper"), setting_texts)
         (cell,) = space.cells
-        config, rates = space.sample_trial(cell), [point["learning_rate"] for point in cell.first[: options.trials]]
+        config, rates = space.sample_config(cell), [point["learning_rate"] for point in cell.first[: options.trials]]
         rate_range = cell.search["learning_rate"]
         script_settings = {
             "model": model, "files": write_examples(config, Path(folder)), "label_words": list(config.label_words),
@@ -209,7 +209,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     chosen_options = {name: value for name, value in vars(options).items() if name != "out"}
     result = {**context, "settings": chosen_options, "rates": rates, "runs": runs_by_name}
-    _common.save_result("sweep", result, options.out, smoke=options.quick)
+    _common.save_result("sweep", result, options.out, is_smoke_test=options.quick)
     return 0
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lopt.artifact import load_prompt
     from lopt.config import TrialConfig
     from lopt.methods import count_parameters
-    from lopt.training import train
+    from lopt.train_alone import train
 
 __version__ = "0.1.0"
 __all__ = ["TrialConfig", "count_parameters", "load_prompt", "train"]
@@ -26,7 +26,7 @@ _MODULE_BY_NAME = {
     "TrialConfig": "lopt.config",
     "count_parameters": "lopt.methods",
     "load_prompt": "lopt.artifact",
-    "train": "lopt.training",
+    "train": "lopt.train_alone",
 }
 
 

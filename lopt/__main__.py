@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import lopt.python_version  # noqa: F401  # first, because an old Python cannot read the imports that follow
 from lopt import commands
-from lopt.errors import USAGE_ERROR, Parser, discard_output, one_line, truncate
+from lopt.errors import USAGE_ERROR, Parser, cut_to_length, discard_output, to_one_line
 
 if TYPE_CHECKING:
     from lopt.artifact import Answer
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         discard_output()
         return 1
     except (ValueError, OSError) as error:  # OSError: a file cannot be opened, or a folder cannot be written
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        print(f"error: {to_one_line(error)}", file=sys.stderr)
         return USAGE_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -111,9 +111,9 @@ def _add_backbone_argument(parser: argparse.ArgumentParser) -> None:
 
 def _local_folder(text: str) -> Path:
     if "://" in text:  # taken as a path, a URL would make a folder called "s3:"
-        from lopt.locations import redact
+        from lopt.locations import redact_secrets
 
-        raise argparse.ArgumentTypeError(f"{redact(text)!r} is a URL; give a folder on this machine")
+        raise argparse.ArgumentTypeError(f"{redact_secrets(text)!r} is a URL; give a folder on this machine")
     return Path(text)
 
 
@@ -192,7 +192,7 @@ def _answer_lines(answers: "Sequence[Answer]", inputs: Sequence[Mapping[str, str
     for prediction, fields in zip(predictions, inputs, strict=True):
         text = _printable(" | ".join(fields.values()))
         text_width = len(text) if line_width is None else max(_MIN_TEXT_WIDTH, line_width - prediction_width - 2)
-        yield f"{prediction:<{prediction_width}}  {truncate(text, text_width)}"
+        yield f"{prediction:<{prediction_width}}  {cut_to_length(text, text_width)}"
 
 
 def _prediction_text(answer: "Answer", label_width: int) -> str:
@@ -254,7 +254,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_again(options: argparse.Namespace) -> int:
-    from lopt.records import dumps
+    from lopt.records import to_json
     from lopt.replay import ReplayResult, changed_conditions, read_trial, replay
 
     config, record = read_trial(options.config, task=options.task, backbone=options.backbone)
@@ -279,7 +279,7 @@ def _run_again(options: argparse.Namespace) -> int:
     assert result is not None
     new_record = result.record
     if options.json:
-        print(dumps(new_record.to_dict()), end="")
+        print(to_json(new_record.to_dict()), end="")
         return 0
     accuracy = new_record.test_accuracy
     test_text = "" if accuracy is None else f", {100 * accuracy:.2f} % on the test split"

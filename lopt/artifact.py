@@ -15,21 +15,21 @@ from torch import Tensor
 from lopt import backbones, methods, tasks
 from lopt.backbones import Backbone, Facts
 from lopt.config import TrialConfig
-from lopt.data import max_input_tokens, prepare
-from lopt.encoding import Encoded, check_fields, encode
+from lopt.data import max_input_tokens, prepare_data
+from lopt.encoding import EncodedExamples, check_fields, encode
 from lopt.evaluation import predict_split
-from lopt.files import refuse_pointer
-from lopt.fingerprint import fingerprint
-from lopt.locations import local_copy, location
+from lopt.files import refuse_lfs_pointer
+from lopt.fingerprint import model_fingerprint
+from lopt.locations import local_copy, to_location
 from lopt.metrics import Predictions
-from lopt.records import dumps
+from lopt.records import to_json
 from lopt.soft_prompt import PROMPT_FILE, SoftPrompt
 from lopt.tasks import Task
 
 _DESCRIPTION_FILE = "prompt.json"
 _NON_RESULT_ENTRIES = ("format", "key", "config", "classes", "task")  # other entries of a description are results
-# Attributes of the task in the description's entry "task". Classes, template and label words have entries elsewhere.
-_TASK_ATTRIBUTES = ("title", "columns", "cut")
+# What the description's entry "task" holds of the task. Classes, template and label words have entries elsewhere.
+_TASK_ATTRIBUTE_BY_ENTRY = {"title": "title", "columns": "columns", "cut": "cut_column"}
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,8 @@ class Prompt:
     def frozen_backbone(self) -> Backbone:
         """The backbone as it was before training. Raises ValueError if its weights are not those of that time."""
         backbone = self._load_backbone(methods.get(self.config.method).weights_precision(self.config.precision))
-        if backbone.revision != self.config.model_revision and self.results.get("weights") != fingerprint(backbone):
+        is_other_revision = backbone.revision != self.config.model_revision
+        if is_other_revision and self.results.get("weights") != model_fingerprint(backbone):
             check_revisions(self.config, self.config.data_revision, backbone.revision)
         if self.soft_prompt is not None and self.soft_prompt.prompt.shape[1] != backbone.width:
             raise ValueError(
@@ -125,9 +126,9 @@ class Prompt:
             ValueError: data or weights are not available, or are not those of training.
         """
         self._check_task()
-        data = prepare(self.config, self.backbone)
+        data = prepare_data(self.config, self.backbone)
         check_revisions(self.config, data.revision, self.config.model_revision)
-        return self._predict_split(data.test)
+        return self._predict_split(data.test, on_progress=lambda count: None)
 
     def predict(
         self, texts: Iterable[str | Mapping[str, str]], on_progress: Callable[[int], None] = lambda count: None
@@ -155,11 +156,11 @@ class Prompt:
         token_limit = max_input_tokens(self.config, backbone)
         template = backbone.fill_template(self.config.template or "")
         tokenised = [encode(backbone.tokenizer, task, template, fields, token_limit) for fields in inputs]
-        encoded = Encoded(
+        encoded = EncodedExamples(
             token_ids=tuple(token_ids for token_ids, _ in tokenised),
             labels=np.zeros(len(inputs), dtype=np.int64),  # unknown, and not used
             example_ids=np.arange(len(inputs)),
-            truncated=sum(was_cut for _, was_cut in tokenised),
+            truncated_count=sum(was_cut for _, was_cut in tokenised),
         )
         logits = self._predict_split(encoded, on_progress).logits
         exponentials_NC = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -172,18 +173,17 @@ class Prompt:
     def _check_task(self) -> None:
         """Raise ValueError if the installed task, whose rows are to be scored, differs from the task of training."""
         try:
-            installed_task = tasks.get(self.config.task)
+            task = tasks.get(self.config.task)
         except ValueError as error:
             raise ValueError(f"this prompt cannot be scored again without the rows of its task: {error}") from None
-        for name in ("classes", "columns", "cut"):
-            trained, installed = getattr(self.task, name), getattr(installed_task, name)
+        for name, attribute in (("classes", "classes"), ("columns", "columns"), ("cut", "cut_column")):
+            trained, installed = getattr(self.task, attribute), getattr(task, attribute)
             if trained != installed:
                 raise ValueError(
-                    f"trained with `{name}` {trained}, but task {installed_task.name} now has {installed}: "
-                    "restore the task"
+                    f"trained with `{name}` {trained}, but task {task.name} now has {installed}: restore the task"
                 )
 
-    def _predict_split(self, encoded: Encoded, on_progress: Callable[[int], None] = lambda count: None) -> Predictions:
+    def _predict_split(self, encoded: EncodedExamples, on_progress: Callable[[int], None]) -> Predictions:
         backbone = self.backbone
         soft_prompt = self.soft_prompt and self.soft_prompt.map(lambda tensor: tensor.to(backbone.device))
         label_ids = backbone.label_ids(self.config.label_words or ())
@@ -210,10 +210,10 @@ class Prompt:
             "key": self.config.key,
             "config": self.config.to_dict(),
             "classes": list(self.task.classes),
-            "task": {name: getattr(self.task, name) for name in _TASK_ATTRIBUTES},
+            "task": {name: getattr(self.task, attribute) for name, attribute in _TASK_ATTRIBUTE_BY_ENTRY.items()},
             **results,
         }
-        (Path(folder) / _DESCRIPTION_FILE).write_text(dumps(description))
+        (Path(folder) / _DESCRIPTION_FILE).write_text(to_json(description))
         return Path(folder)
 
 
@@ -256,7 +256,7 @@ def load_prompt(folder: str | Path, *, backbone: str | Path | None = None) -> Pr
         ValueError: the folder does not hold a trained prompt, or its files do not belong together.
         OSError: the URL's file system cannot be reached.
     """
-    source = location(folder)
+    source = to_location(folder)
     with local_copy(source) as local_folder:
         return _read_prompt(local_folder, str(source), backbone=None if backbone is None else str(backbone))
 
@@ -267,7 +267,7 @@ def _read_prompt(folder: Path, display_name: str, backbone: str | None) -> Promp
             raise ValueError(
                 f"{display_name} holds no trained prompt: {file_name} is missing; give artifacts/<key> of a run"
             )
-        refuse_pointer(folder / file_name)
+        refuse_lfs_pointer(folder / file_name)
     try:
         description = json.loads((folder / _DESCRIPTION_FILE).read_text())
         config_values, tensors = description["config"], load_file(folder / PROMPT_FILE)
@@ -312,7 +312,7 @@ def _read_task(description: Mapping[str, Any]) -> Task | None:
         classes=tuple(classes),
         template=config["template"],
         label_words=tuple(label_words),
-        cut=entries["cut"],
+        cut_column=entries["cut"],
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lopt.encoding import Encoded
+from lopt.encoding import EncodedExamples
 
 _BATCHES_PER_POOL = 50  # batches in a pool that is sorted by length: enough for little padding, few enough to mix well
 
@@ -48,7 +48,7 @@ def to_device(values: Any, device: Any) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def collate(encoded: Encoded, positions: np.ndarray, pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
+def collate(encoded: EncodedExamples, positions: np.ndarray, pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return token ids `[B, T]` padded on the right, token counts `[B]` and classes `[B]`."""
     texts = [encoded.token_ids[i] for i in positions]
     ids_BT = torch.full((len(texts), max(map(len, texts))), pad_id, dtype=torch.long)

@@ -12,14 +12,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from lopt.locations import Location, read_part
+from lopt.locations import Location, read_bytes_between
 from lopt.records import Evaluation
 from lopt.types import Tensor
 
 # Attributes of `Trial` that a checkpoint holds as they are.
-TRIAL_ATTRIBUTES = ("step", "tokens", "diverged", "started_at", "train_time_s", "evaluation_time_s")
+TRIAL_ATTRIBUTES = (
+    "step", "abandoned_starts", "abandoned_steps", "tokens", "diverged", "started_at", "train_time_s",
+    "evaluation_time_s",
+)  # fmt: skip
 _TRIAL_ENTRIES = (*TRIAL_ATTRIBUTES, "key", "config", "phase", "cell", "train_loss", "best", "elapsed_s")
-_DEFAULT_ENTRIES = {"train_time_s": 0.0, "evaluation_time_s": 0.0}  # older checkpoints lack these entries
+# Older checkpoints lack these entries.
+_DEFAULT_ENTRIES = {"train_time_s": 0.0, "evaluation_time_s": 0.0, "abandoned_starts": 0, "abandoned_steps": 0}
 _SIZE_BYTES = 8  # a safetensors file begins with eight bytes that give the size of its header
 _FIRST_READ_BYTES = 1 << 16  # number of bytes that are read while the size of the header is unknown
 
@@ -104,11 +108,11 @@ def read_description(path: Location) -> dict[str, Any]:
         OSError: the file cannot be read.
         ValueError: the file is damaged.
     """
-    first_bytes = read_part(path, 0, _FIRST_READ_BYTES)  # over a network, only the header is read
+    first_bytes = read_bytes_between(path, 0, _FIRST_READ_BYTES)  # over a network, only the header is read
     header_end = _header_end(first_bytes)
     header = first_bytes[_SIZE_BYTES:header_end]
     if header_end > len(first_bytes) == _FIRST_READ_BYTES:
-        header += read_part(path, len(first_bytes), header_end)
+        header += read_bytes_between(path, len(first_bytes), header_end)
     try:
         description = _parse_header(header)
     except (KeyError, TypeError, RecursionError) as error:

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from lopt import methods, tasks
 from lopt.migrations import LATER_OPTIONS, LATER_SETTINGS, drop_later_defaults
-from lopt.registry import nearest
+from lopt.registry import did_you_mean
 from lopt.settings import TrialSettings
 from lopt.tasks import Task
 
@@ -42,7 +42,7 @@ class TrialConfig(TrialSettings):
     def key(self) -> str:
         """A hash of every field, in 16 hexadecimal digits. For a folder, only its name is hashed, not its path, because
         the revisions say what is in it."""
-        return key_of(self.to_dict())
+        return key_of_values(self.to_dict())
 
     @property
     def shares_backbone(self) -> bool:
@@ -51,7 +51,7 @@ class TrialConfig(TrialSettings):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values, from which `from_dict` makes an equal configuration."""
-        fields = {name: getattr(self, name) for name in FIELDS}
+        fields = {name: getattr(self, name) for name in CONFIG_FIELDS}
         return {**fields, "options": dict(self.options), "label_words": list(self.label_words or ())}
 
     @classmethod
@@ -65,8 +65,10 @@ class TrialConfig(TrialSettings):
         if not isinstance(values, Mapping):
             raise ValueError(f"a trial's configuration is {values!r}; give a mapping of its settings")
         for name in values:
-            if name not in FIELDS:
-                raise ValueError(f"unknown setting {name!r}; valid: {', '.join(FIELDS)}.{nearest(name, FIELDS)}")
+            if name not in CONFIG_FIELDS:
+                raise ValueError(
+                    f"unknown setting {name!r}; valid: {', '.join(CONFIG_FIELDS)}.{did_you_mean(name, CONFIG_FIELDS)}"
+                )
         if missing_names := [name for name in ("method", "task") if name not in values]:
             pronoun = "it" if len(missing_names) == 1 else "them"
             raise ValueError(f"a trial needs {', '.join(missing_names)}: give {pronoun}")
@@ -98,12 +100,12 @@ def fill_in_defaults(settings: TrialSettings, task_spec: Task | None = None) -> 
     return {**fields, "template": template, "label_words": label_words}
 
 
-def folder_name(name: str) -> str:
+def name_without_path(name: str) -> str:
     """Return the name of a task or backbone. If `name` is the path of a folder, this is the folder's own name."""
     return Path(name).name if Path(name).is_absolute() else name
 
 
-def key_of(values: Mapping[str, Any]) -> str:
+def key_of_values(values: Mapping[str, Any]) -> str:
     """Return the key of the configuration whose `to_dict` is `values`.
 
     The configuration need not be valid here. For example, this program may not have its method.
@@ -114,9 +116,9 @@ def key_of(values: Mapping[str, Any]) -> str:
     hashed_values = drop_later_defaults(values, LATER_SETTINGS)
     hashed_values["options"] = drop_later_defaults(values["options"], LATER_OPTIONS)
     for name in ("task", "backbone"):
-        hashed_values[name] = folder_name(hashed_values[name])
+        hashed_values[name] = name_without_path(hashed_values[name])
     json_text = json.dumps(hashed_values, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(json_text.encode()).hexdigest()[:16]
 
 
-FIELDS = tuple(field.name for field in dataclasses.fields(TrialConfig))
+CONFIG_FIELDS = tuple(field.name for field in dataclasses.fields(TrialConfig))

@@ -17,9 +17,9 @@ import numpy as np
 from lopt import label_words, methods, tasks
 from lopt.backbones import Backbone
 from lopt.config import TrialConfig
-from lopt.encoding import Encoded, Example, cut_long_texts, encode_all
+from lopt.encoding import EncodedExamples, Example, cut_long_texts, encode_whole
 from lopt.examples import Split, read_split
-from lopt.parts import PartSettings, draw_parts
+from lopt.parts import PartSettings, draw_parts, hold_out_part
 from lopt.tasks import Task
 from lopt.tokens import TokenIds
 from lopt.types import Tokenizer
@@ -32,16 +32,16 @@ class TaskData:
     Attributes:
         protocol: how the parts were drawn, in words.
         report_split: name of the reported split.
-        report_size: number of the reported examples before a subset was drawn.
+        report_split_size: number of the reported examples before a subset was drawn.
         revision: fingerprint of the task's splits (`data_revision`).
     """
 
-    train: Encoded
-    selection: Encoded
-    test: Encoded
+    train: EncodedExamples
+    selection: EncodedExamples
+    test: EncodedExamples
     protocol: str
     report_split: str
-    report_size: int
+    report_split_size: int
     revision: str
 
 
@@ -60,13 +60,13 @@ def _load_splits(task: Task, data_dir: str | None) -> _LoadedSplits:
     splits = read_split(task, task.train), read_split(task, task.report)
     digest = hashlib.sha256()
     if len(task.columns) > 1:  # the column that is cut decides which words of a long input are read
-        digest.update(task.cut.encode())
-    if task.divided is not None:
-        digest.update(f"{task.divided.share} {task.divided.seed}".encode())
+        digest.update(task.cut_column.encode())
+    if task.division is not None:
+        digest.update(f"{task.division.share} {task.division.seed}".encode())
     to_json = json.JSONEncoder(sort_keys=True).encode  # json.dumps would make an encoder for each example
     for split in splits:
         for example in split.examples:
-            digest.update(to_json([example.fields, example.label]).encode())
+            digest.update(to_json([example.text_by_column, example.class_number]).encode())
     return _LoadedSplits(*splits, digest.hexdigest()[:16])
 
 
@@ -91,21 +91,22 @@ def max_input_tokens(config: TrialConfig, backbone: Backbone) -> int:
     return min([tokens_beside_prompt, *(limit for limit in other_limits if limit is not None)])
 
 
-def prepare(config: TrialConfig, backbone: Backbone) -> TaskData:
+def prepare_data(config: TrialConfig, backbone: Backbone) -> TaskData:
     """Return the data of one trial. Trials that differ only in method, seed or learning rate share one copy.
 
     Raises:
         ValueError: as for `load_split`, `encode` and `max_input_tokens`.
     """
-    return _prepare_from_cache_key(
-        max_input_tokens(config, backbone),
-        tasks.get(config.task),
-        _part_settings(config),
-        _TokenizerOfModel(f"{backbone.name} {backbone.revision}", backbone.tokenizer),
-        backbone.fill_template(config.template or ""),
-        config.label_words or (),
-        os.environ.get("LOPT_DATA_DIR"),
-    )
+    return _prepare_from_cache_key(*_cache_key(config, backbone), config.label_words or ())
+
+
+def prepare_held_out(config: TrialConfig, backbone: Backbone) -> EncodedExamples:
+    """Return the whole held-out part, tokenised. The selection examples are a subset of it, or all of it.
+
+    Raises:
+        ValueError: as for `prepare`.
+    """
+    return _prepare_held_out_from_cache_key(*_cache_key(config, backbone))
 
 
 def plan_notes(config: TrialConfig) -> list[str]:
@@ -149,6 +150,20 @@ class _TokenizerOfModel:
     tokenizer: Tokenizer = dataclasses.field(compare=False)
 
 
+def _cache_key(
+    config: TrialConfig, backbone: Backbone
+) -> tuple[int, Task, PartSettings, _TokenizerOfModel, str, str | None]:
+    """Return what the tokenised examples of a trial depend on."""
+    return (
+        max_input_tokens(config, backbone),
+        tasks.get(config.task),
+        _part_settings(config),
+        _TokenizerOfModel(f"{backbone.name} {backbone.revision}", backbone.tokenizer),
+        backbone.fill_template(config.template or ""),
+        os.environ.get("LOPT_DATA_DIR"),
+    )
+
+
 @lru_cache(maxsize=12)
 def _prepare_from_cache_key(
     max_tokens: int,
@@ -156,20 +171,38 @@ def _prepare_from_cache_key(
     settings: PartSettings,
     tokenizer_of_model: _TokenizerOfModel,
     template: str,
-    words: tuple[str, ...],
     data_dir: str | None,
+    words: tuple[str, ...],
 ) -> TaskData:
     """Return the data of a trial, with texts cut to `max_tokens` and notes on the label words in the protocol."""
-    parts, protocol, revision, report_size = _draw_and_tokenise(task, settings, tokenizer_of_model, template, data_dir)
+    parts, protocol, revision, report_split_size = _draw_and_tokenise(
+        task, settings, tokenizer_of_model, template, data_dir
+    )
     tokenizer = tokenizer_of_model.tokenizer
     train, selection, test = (
         cut_long_texts(encoded, tokenizer, task, template, examples, max_tokens) for encoded, examples in parts
     )
     protocol = "; ".join([protocol, *label_words.label_word_notes(tokenizer.backend_tokenizer, template, words)])
-    return TaskData(train, selection, test, protocol, task.report, report_size, revision)
+    return TaskData(train, selection, test, protocol, task.report, report_split_size, revision)
 
 
-_TokenisedExamples = tuple[Encoded, list[Example]]
+@lru_cache(maxsize=12)
+def _prepare_held_out_from_cache_key(
+    max_tokens: int,
+    task: Task,
+    settings: PartSettings,
+    tokenizer_of_model: _TokenizerOfModel,
+    template: str,
+    data_dir: str | None,
+) -> EncodedExamples:
+    splits, tokenizer = _load_splits(task, data_dir), tokenizer_of_model.tokenizer
+    pool, positions = hold_out_part(settings, splits.training, splits.reported)
+    examples = [pool[i] for i in positions]
+    encoded = encode_whole(tokenizer, task, template, examples)
+    return cut_long_texts(encoded, tokenizer, task, template, examples, max_tokens)
+
+
+_TokenisedExamples = tuple[EncodedExamples, list[Example]]
 
 
 @lru_cache(maxsize=12)
@@ -188,8 +221,8 @@ def _draw_and_tokenise(
 
     def measure_lengths(positions: np.ndarray) -> np.ndarray:
         measured["positions"] = positions
-        measured["encoded"] = encode_all(tokenizer, task, template, [training_examples[i] for i in positions])
-        return measured["encoded"].lengths
+        measured["encoded"] = encode_whole(tokenizer, task, template, [training_examples[i] for i in positions])
+        return measured["encoded"].token_counts
 
     parts = draw_parts(task, settings, splits.training, splits.reported, measure_lengths)
     tokenised_parts = []
@@ -202,8 +235,10 @@ def _draw_and_tokenise(
         if positions is parts.train and measured:  # the training part was drawn from the measured examples
             candidates, indices = measured["encoded"], np.searchsorted(measured["positions"], positions)
             token_ids = TokenIds.from_lists([candidates.token_ids[i] for i in indices])
-            encoded = Encoded(token_ids, candidates.labels[indices], candidates.example_ids[indices], truncated=0)
+            encoded = EncodedExamples(
+                token_ids, candidates.labels[indices], candidates.example_ids[indices], truncated_count=0
+            )
         else:
-            encoded = encode_all(tokenizer, task, template, part_examples)
+            encoded = encode_whole(tokenizer, task, template, part_examples)
         tokenised_parts.append((encoded, part_examples))
-    return tuple(tokenised_parts), parts.protocol, splits.revision, parts.report_size
+    return tuple(tokenised_parts), parts.protocol, splits.revision, parts.report_split_size

@@ -23,31 +23,31 @@ class Example:
     """One labelled example: its id in the split, the text of each column, and the number of its class."""
 
     id: int
-    fields: Mapping[str, str]
-    label: int
+    text_by_column: Mapping[str, str]
+    class_number: int
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedExamples:
     """A tokenised split of N examples.
 
     Attributes:
         token_ids: the token ids of each example.
         labels: the class of each example, `[N]`.
         example_ids: the id of each example in its split, `[N]`.
-        truncated: number of texts that were cut to fit.
+        truncated_count: number of texts that were cut to fit.
     """
 
     token_ids: Sequence[tuple[int, ...]]
     labels: np.ndarray
     example_ids: np.ndarray
-    truncated: int
+    truncated_count: int
 
     @cached_property
-    def lengths(self) -> np.ndarray:
+    def token_counts(self) -> np.ndarray:
         """The number of tokens of each example, `[N]`."""
         if isinstance(self.token_ids, TokenIds):
-            return self.token_ids.lengths
+            return self.token_ids.token_counts
         return np.array([len(ids) for ids in self.token_ids])
 
     def __len__(self) -> int:
@@ -55,12 +55,12 @@ class Encoded:
 
 
 def render(task: Task, template: str, fields: Mapping[str, str]) -> tuple[str, Span]:
-    """Return the filled template, and the span of characters of the column `task.cut` in it.
+    """Return the filled template, and the span of characters of the column `task.cut_column` in it.
 
     `fields` is the text of each column.
     """
     text, column_spans = _fill_columns(template, fields)
-    return text, next(span for name, span in column_spans if name == task.cut)
+    return text, next(span for name, span in column_spans if name == task.cut_column)
 
 
 def _fill_columns(template: str, fields: Mapping[str, str]) -> tuple[str, list[tuple[str, Span]]]:
@@ -104,8 +104,8 @@ def encode(
 ) -> tuple[tuple[int, ...], bool]:
     """Return the token ids of one example, at most `max_tokens`, and whether its text was cut.
 
-    A long input loses the end of the column `task.cut`, and never a word of the template. In a column, a spelt-out
-    special token such as `</s>` is read as ordinary text. In the template it is the special token.
+    A long input loses the end of the column `task.cut_column`, and never a word of the template. In a column, a
+    spelt-out special token such as `</s>` is read as ordinary text. In the template it is the special token.
 
     Raises:
         ValueError: the template, with the other columns in it, is longer than `max_tokens`; or the tokenizer finds no
@@ -127,20 +127,20 @@ def encode(
         # Drop the excess tokens at the end of the text. The rest is tokenised again, because a shorter text may end in
         # other tokens.
         token_starts = [start for start, end in offsets if column_start <= start < end <= column_end]
-        old_text, new_text = fields[task.cut], ""
+        old_text, new_text = fields[task.cut_column], ""
         if len(token_starts) > excess_tokens:
             remaining = old_text[: token_starts[-excess_tokens] - column_start].rstrip()
             new_text = remaining if len(remaining) < len(old_text) else old_text[:-1]
             # If no character is left, because the first one has several tokens, halve the text instead.
             new_text = new_text or old_text[: len(old_text) // 2].rstrip()
         if not new_text:
-            other_columns = ", ".join(name for name in task.columns if name != task.cut)
+            other_columns = ", ".join(name for name in task.columns if name != task.cut_column)
             with_others = f", with {other_columns} in it," if other_columns else ""
             raise ValueError(
-                f"the template {template!r}{with_others} leaves no room for {task.cut} in {max_tokens} tokens: shorten "
-                "the template or the prompt, or raise max_tokens"
+                f"the template {template!r}{with_others} leaves no room for {task.cut_column} in {max_tokens} tokens: "
+                "shorten the template or the prompt, or raise max_tokens"
             )
-        fields[task.cut], was_cut = new_text, True
+        fields[task.cut_column], was_cut = new_text, True
 
 
 def _encode_columns_as_text(
@@ -154,7 +154,7 @@ def _encode_columns_as_text(
     return special_tokens.encode_as_text(tokenizer, text, [span for _, span in column_spans])
 
 
-def encode_all(tokenizer: Tokenizer, task: Task, template: str, examples: Sequence[Example]) -> Encoded:
+def encode_whole(tokenizer: Tokenizer, task: Task, template: str, examples: Sequence[Example]) -> EncodedExamples:
     """Return the examples in the same order, tokenised without cutting any.
 
     Ids that were tokenised before are read from the cache (`lopt.tokens`). Special tokens are treated as in `encode`.
@@ -162,7 +162,7 @@ def encode_all(tokenizer: Tokenizer, task: Task, template: str, examples: Sequen
     Raises:
         ValueError: the tokenizer finds no token in one of the examples.
     """
-    texts = [render(task, template, example.fields)[0] for example in examples]
+    texts = [render(task, template, example.text_by_column)[0] for example in examples]
 
     def tokenise_whole() -> Sequence[Sequence[int]]:
         ids_of_texts: list[list[int]] = _tokenise(tokenizer, texts)["input_ids"] if texts else []
@@ -171,36 +171,36 @@ def encode_all(tokenizer: Tokenizer, task: Task, template: str, examples: Sequen
         expected_special_ids = _special_ids_of_template(tokenizer, template)
         for position, ids in enumerate(ids_of_texts):
             if _special_ids_in(tokenizer, ids) != expected_special_ids:
-                encoding_as_text = _encode_columns_as_text(tokenizer, template, examples[position].fields)
+                encoding_as_text = _encode_columns_as_text(tokenizer, template, examples[position].text_by_column)
                 ids_of_texts[position] = ids if encoding_as_text is None else encoding_as_text[0]
         return ids_of_texts
 
     token_ids = cached_token_ids(tokenizer, ["whole", template, *texts], tokenise_whole)
-    if not token_ids.lengths.all():
-        raise ValueError(_NO_TOKEN_ERROR.format(texts[int(token_ids.lengths.argmin())]))
-    return Encoded(
+    if not token_ids.token_counts.all():
+        raise ValueError(_NO_TOKEN_ERROR.format(texts[int(token_ids.token_counts.argmin())]))
+    return EncodedExamples(
         token_ids=token_ids,
-        labels=np.array([example.label for example in examples]),
+        labels=np.array([example.class_number for example in examples]),
         example_ids=np.array([example.id for example in examples]),
-        truncated=0,
+        truncated_count=0,
     )
 
 
 def cut_long_texts(
-    encoded: Encoded,
+    encoded: EncodedExamples,
     tokenizer: Tokenizer,
     task: Task,
     template: str,
     examples: Sequence[Example],
     max_tokens: int,
-) -> Encoded:
-    """Return the same examples with at most `max_tokens` tokens each. `truncated` counts the texts that were cut."""
-    long_positions = np.flatnonzero(encoded.lengths > max_tokens).tolist()
+) -> EncodedExamples:
+    """Return the same examples with at most `max_tokens` tokens each. `truncated_count` says how many were cut."""
+    long_positions = np.flatnonzero(encoded.token_counts > max_tokens).tolist()
     if not long_positions:
         return encoded
-    fields_of_long_texts = [examples[i].fields for i in long_positions]
+    fields_of_long_texts = [examples[i].text_by_column for i in long_positions]
     texts = (fields[name] for fields in fields_of_long_texts for name in task.columns)
-    key_parts = ["cut", template, task.cut, str(max_tokens), *task.columns, *texts]
+    key_parts = ["cut", template, task.cut_column, str(max_tokens), *task.columns, *texts]
     cut_ids = cached_token_ids(
         tokenizer,
         key_parts,
@@ -209,7 +209,7 @@ def cut_long_texts(
     token_ids = list(encoded.token_ids)
     for position, ids in zip(long_positions, cut_ids, strict=True):
         token_ids[position] = ids
-    return dataclasses.replace(encoded, token_ids=TokenIds.from_lists(token_ids), truncated=len(long_positions))
+    return dataclasses.replace(encoded, token_ids=TokenIds.from_lists(token_ids), truncated_count=len(long_positions))
 
 
 def check_fields(task: Task, text: str | Mapping[str, Any]) -> dict[str, str]:

@@ -27,7 +27,7 @@ from lopt.backbones import Backbone
 from lopt.batches import to_device
 from lopt.lanes import Lanes
 from lopt.metrics import Predictions
-from lopt.passes import Row, Rows, SoftPrompts, divide_into_passes, token_counts
+from lopt.passes import Row, Rows, SoftPrompts, count_row_tokens, divide_into_passes
 from lopt.records import Evaluation
 from lopt.soft_prompt import PackedPrompts, SoftPrompt
 from lopt.training import Trial
@@ -255,7 +255,7 @@ class Engine:
         """Run rows in passes. The trials of a pass that raises are added to `failures`. Then `before_repeat` is called,
         and the passes are repeated without these trials."""
         token_counts_K = np.zeros(len(soft_prompts))
-        for row, token_count in zip(rows, token_counts(rows, soft_prompts, self._backbone), strict=True):
+        for row, token_count in zip(rows, count_row_tokens(rows, soft_prompts, self._backbone), strict=True):
             token_counts_K[row.owner] += token_count
         token_shares_K = (token_counts_K / max(1.0, token_counts_K.sum())).tolist()
         self._token_share_by_trial = dict(zip(trials, token_shares_K, strict=True))

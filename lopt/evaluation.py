@@ -12,8 +12,8 @@ from lopt import backbones, memory
 from lopt.backbones import Backbone
 from lopt.batches import collate, evaluation_batches
 from lopt.config import TrialConfig
-from lopt.data import prepare
-from lopt.encoding import Encoded
+from lopt.data import prepare_data
+from lopt.encoding import EncodedExamples
 from lopt.lanes import Lanes
 from lopt.metrics import Predictions
 from lopt.resolve import resolve
@@ -25,7 +25,7 @@ EVALUATION_BATCH_SIZE = 32
 def predict_split(
     backbone: Backbone,
     soft_prompt: SoftPrompt | None,
-    encoded: Encoded,
+    encoded: EncodedExamples,
     label_ids: Tensor,
     *,
     on_progress: Callable[[int], None] = lambda count: None,
@@ -54,7 +54,7 @@ def predict_split(
             on_progress(len(positions))
 
     with Lanes(backbone) as lanes:
-        batches = evaluation_batches(encoded.lengths, EVALUATION_BATCH_SIZE)
+        batches = evaluation_batches(encoded.token_counts, EVALUATION_BATCH_SIZE)
         lanes.run(lambda positions: memory.run_in_parts(predict_batch, positions), batches)
     return Predictions(encoded.example_ids, encoded.labels, logits_NC)
 
@@ -71,7 +71,7 @@ def measure_baselines(config: TrialConfig) -> dict[str, Any]:
     """
     config = resolve(config)
     backbone = backbones.load(config.backbone, config.precision)
-    data = prepare(config, backbone)
+    data = prepare_data(config, backbone)
     predictions = predict_split(backbone, None, data.test, backbone.label_ids(config.label_words or ()))
     return {
         "backbone": config.backbone,

@@ -12,7 +12,7 @@ from typing import Any
 
 from lopt import tasks
 from lopt.encoding import Example
-from lopt.errors import cut_short, import_optional, short_repr
+from lopt.errors import cut_after_word, import_optional, short_repr
 from lopt.rows import read_rows
 from lopt.tasks import Division, Row, Task
 
@@ -48,10 +48,10 @@ def load_split(task: Task, split_name: str) -> list[Example]:
 
 def read_split(task: Task, split_name: str) -> Split:
     """Return one split as `load_split` reads it, with the rows that were skipped."""
-    if task.divided is None:
+    if task.division is None:
         return _make_split(task, split_name, *_read_rows(task, split_name))
-    undivided_split = _make_split(task, Path(task.divided.file).name, *_read_rows(task, task.divided.file))
-    reported_ids = _reported_ids(undivided_split.examples, task.divided)
+    undivided_split = _make_split(task, Path(task.division.file).name, *_read_rows(task, task.division.file))
+    reported_ids = _reported_ids(undivided_split.examples, task.division)
     is_reported_split = split_name == task.report
     examples = [example for example in undivided_split.examples if (example.id in reported_ids) == is_reported_split]
     return Split(examples, undivided_split.file, undivided_split.row_count, undivided_split.skipped_labels)
@@ -81,7 +81,7 @@ def _load_hub_rows(task: Task, split_name: str) -> tuple[Iterable[Row], str]:
     try:
         return datasets.load_dataset(*task.hub, split=split_name), source
     except Exception as error:  # the hub's client raises exceptions of many types; the user needs one line
-        reason = cut_short(" ".join(str(error).split()) or type(error).__name__)
+        reason = cut_after_word(" ".join(str(error).split()) or type(error).__name__)
         raise ValueError(
             f"{source} cannot be loaded ({reason}); set LOPT_DATA_DIR to a folder with "
             f"{task.name}/{split_name}.parquet, or use task movie_snippets, which needs no hub"
@@ -98,14 +98,14 @@ def _make_split(task: Task, file_name: str, rows: Sequence[Row], source: str) ->
             raise ValueError(f"{source} has no column {column!r}; it has {_describe_columns(rows[0])}")
     examples, skipped_labels, first_fault = [], [], ""
     for row_number, row in enumerate(rows):
-        label = _class_number(task, row.get(task.label))
-        if fault := _find_fault(task, row, label):
-            skipped_labels.append(label)
+        class_number = _class_number(task, row.get(task.label))
+        if fault := _find_fault(task, row, class_number):
+            skipped_labels.append(class_number)
             first_fault = first_fault or f"{source}, row {row_number}{fault}"
         else:
-            fields = {column: row[column].strip() for column in task.columns}
-            assert label is not None, "a row without a class has a fault"
-            examples.append(Example(id=row_number, fields=fields, label=label))
+            text_by_column = {column: row[column].strip() for column in task.columns}
+            assert class_number is not None, "a row without a class has a fault"
+            examples.append(Example(id=row_number, text_by_column=text_by_column, class_number=class_number))
     if skipped_labels and (task.bad_rows == "refuse" or not examples):
         can_skip = examples and tasks.is_from_folder(task)
         skip_hint = ' (bad_rows = "skip" in task.toml leaves them out)' if can_skip else ""
@@ -124,7 +124,7 @@ def _describe_columns(row: Row) -> str:
     return column_names
 
 
-def _find_fault(task: Task, row: Row, label: int | None) -> str:
+def _find_fault(task: Task, row: Row, class_number: int | None) -> str:
     """Return why a row cannot be used, as a text that follows the row's number. It is empty for a good row."""
     for column in (*task.columns, task.label):
         if column not in row:
@@ -133,7 +133,7 @@ def _find_fault(task: Task, row: Row, label: int | None) -> str:
         text = row[column]
         if not isinstance(text, str) or not text.strip() or not tasks.is_utf8(text):
             return f": `{column}` is {short_repr(text)}; give text, or remove the row"
-    if label is None:
+    if class_number is None:
         valid_labels = ", ".join(task.classes)
         if not _has_numeric_class(task.classes):
             valid_labels = f"0 to {len(task.classes) - 1} ({valid_labels})"
@@ -186,11 +186,11 @@ def _reported_ids(examples: Sequence[Example], division: Division) -> set[int]:
     """
     examples_by_text: dict[str, list[Example]] = {}
     for example in examples:
-        examples_by_text.setdefault(_normalise(" ".join(example.fields.values())), []).append(example)
+        examples_by_text.setdefault(_normalise(" ".join(example.text_by_column.values())), []).append(example)
     groups_by_class: dict[int, list[tuple[str, list[Example]]]] = {}
     for text, group_examples in examples_by_text.items():
         digest = hashlib.sha256(f"{division.seed} {text}".encode()).hexdigest()
-        groups_by_class.setdefault(min(example.label for example in group_examples), []).append(
+        groups_by_class.setdefault(min(example.class_number for example in group_examples), []).append(
             (digest, group_examples)
         )
     reported_ids: set[int] = set()

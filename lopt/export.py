@@ -12,7 +12,7 @@ from torch import Tensor
 from lopt import methods
 from lopt.artifact import Prompt
 from lopt.errors import import_optional
-from lopt.model_card import base_model_of, model_card
+from lopt.model_card import find_base_model, model_card
 
 _WEIGHTS_FILE, _CARD_FILE = "adapter_model.safetensors", "README.md"
 _ADAPTER_NAME = "default"  # PEFT's name for an adapter without a name; the files do not contain it
@@ -44,7 +44,7 @@ def export_to_peft(prompt: Prompt, folder: str | Path) -> Path:
             "hub: predict with load_prompt"
         )
     adapter_config, tensors = _make_adapter(peft, prompt, model)
-    base_model = base_model_of(prompt.config)
+    base_model = find_base_model(prompt.config)
     adapter_config.base_model_name_or_path = base_model.name
     card = model_card(prompt, base_model)
     folder.mkdir(parents=True, exist_ok=True)

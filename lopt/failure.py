@@ -4,7 +4,7 @@ import traceback
 
 from lopt import backbones, methods
 from lopt.config import TrialConfig
-from lopt.records import TrialRecord, provenance
+from lopt.records import TrialRecord, collect_provenance
 
 
 def error_entry(error: BaseException) -> dict[str, str]:
@@ -38,5 +38,5 @@ def failed_record(
         max_steps=config.max_steps,
         started_at=started_at,
         error=error_entry(error),
-        provenance=provenance(data_revision=config.data_revision, model_revision=config.model_revision),
+        provenance=collect_provenance(data_revision=config.data_revision, model_revision=config.model_revision),
     )

@@ -24,7 +24,7 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
         raise
 
 
-def refuse_pointer(path: Path) -> None:
+def refuse_lfs_pointer(path: Path) -> None:
     """Raise ValueError if a file is a git-lfs pointer, which is what git leaves until git-lfs fetches the file."""
     if not path.is_file() or path.stat().st_size > 1024:
         return

@@ -12,7 +12,7 @@ _IGNORED_ENTRIES = {"transformers_version", "dtype", "torch_dtype"}  # they desc
 _SAMPLE_TEXT = "The quick brown fox — naïve, 42 £ — jumps; it was\n“great” 😀"
 
 
-def fingerprint(backbone: Backbone) -> str:
+def model_fingerprint(backbone: Backbone) -> str:
     """Return 16 hexadecimal digits that depend on the loaded weights (values spread evenly over each tensor), on the
     model's configuration, and on how a text is tokenised."""
     model_config = {

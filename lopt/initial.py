@@ -13,38 +13,38 @@ import numpy as np
 from numpy.random import RandomState
 
 from lopt.backbones import Vocabulary
-from lopt.files import refuse_pointer
+from lopt.files import refuse_lfs_pointer
 from lopt.soft_prompt import PROMPT_FILE
 
 COMMON_TOKEN_COUNT = 5000  # number of tokens from which initial rows are drawn
 _PINNED_PROMPT_PATTERN = re.compile(r"(.+)#(\d+)x(\d+)-([0-9a-f]{16})")  # what `pin_saved_prompt` returns
 
 # A function that draws initial values of a shape. The vocabulary is None for factors that do not need it.
-Draw = Callable[[RandomState, tuple[int, ...], Vocabulary | None], np.ndarray]
+DrawFunction = Callable[[RandomState, tuple[int, ...], Vocabulary | None], np.ndarray]
 
 
-def uniform(bound: float) -> Draw:
+def uniform(bound: float) -> DrawFunction:
     """Uniform in [-bound, bound]."""
     return lambda generator, shape, _: generator.uniform(-bound, bound, shape)
 
 
-def normal(deviation: float) -> Draw:
+def normal(deviation: float) -> DrawFunction:
     """Normal, N(0, deviation²)."""
     return lambda generator, shape, _: generator.normal(0.0, deviation, shape)
 
 
-def constant(value: float) -> Draw:
+def constant(value: float) -> DrawFunction:
     """The same value everywhere."""
     return lambda generator, shape, _: np.full(shape, value)
 
 
-def kaiming_uniform() -> Draw:
+def kaiming_uniform() -> DrawFunction:
     """PyTorch's `kaiming_uniform_(a=√5)`, the default of a linear layer: U[-1/√fan_in, 1/√fan_in], with the last
     dimension as fan_in."""
     return lambda generator, shape, _: generator.uniform(-(shape[-1] ** -0.5), shape[-1] ** -0.5, shape)
 
 
-def xavier_uniform() -> Draw:
+def xavier_uniform() -> DrawFunction:
     """Glorot and Bengio 2010: U[-a, a] with a = √(6 / (fan_in + fan_out))."""
     return lambda generator, shape, _: generator.uniform(-((6 / sum(shape)) ** 0.5), (6 / sum(shape)) ** 0.5, shape)
 
@@ -52,7 +52,7 @@ def xavier_uniform() -> Draw:
 def vocabulary_rows(generator: RandomState, shape: tuple[int, ...], vocabulary: Vocabulary | None) -> np.ndarray:
     """Embeddings of tokens drawn from the 5,000 commonest tokens (Lester et al. 2021, section 3.2)."""
     assert vocabulary is not None
-    token_ids = vocabulary.ordinary_ids(COMMON_TOKEN_COUNT)
+    token_ids = vocabulary.ordinary_token_ids(COMMON_TOKEN_COUNT)
     drawn_ids = generator.choice(token_ids, size=shape[0], replace=len(token_ids) < shape[0])
     return vocabulary.token_embeddings(drawn_ids)
 
@@ -67,15 +67,28 @@ def label_word_rows(generator: RandomState, shape: tuple[int, ...], vocabulary: 
     return rows
 
 
-# The words that the `init` option can have, each with a function that takes `init_bound` and returns a `Draw`.
-DRAW_BY_INIT: dict[str, Callable[[float], Draw]] = {
+def factorise(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return U `[n, r]` and V `[r, d]` whose product is the best approximation of this rank to a matrix `[n, d]`.
+
+    The entries of both have the same root mean square, as if both were drawn from one distribution. The largest entry
+    of each row of V is positive, because a singular value decomposition leaves the signs open.
+    """
+    left, singular_values, right = np.linalg.svd(matrix, full_matrices=False)
+    signs = np.sign(right[np.arange(rank), np.abs(right[:rank]).argmax(axis=1)])
+    u, v = left[:, :rank] * singular_values[:rank] * signs, right[:rank] * signs[:, None]
+    ratio = np.sqrt(np.sqrt((u**2).mean() / (v**2).mean()))
+    return u / ratio, v * ratio
+
+
+# The words that the `init` option can have, each with a function that takes `init_bound` and returns a `DrawFunction`.
+DRAW_BY_INIT: dict[str, Callable[[float], DrawFunction]] = {
     "uniform": uniform,
     "vocabulary": lambda bound: vocabulary_rows,
     "label_words": lambda bound: label_word_rows,
 }
 
 
-def make_prompt_draw(init: str, bound: float, shape: tuple[int, int]) -> Draw:
+def make_prompt_draw(init: str, bound: float, shape: tuple[int, int]) -> DrawFunction:
     """Return the function that draws the initial values of a prompt that is trained directly, not as a product.
 
     Args:
@@ -129,7 +142,7 @@ def _read_prompt(folder: Path) -> np.ndarray:
         raise ValueError(
             f"init is {str(folder)!r}; valid: {', '.join(DRAW_BY_INIT)}, or a folder that holds a {PROMPT_FILE}"
         )
-    refuse_pointer(folder / PROMPT_FILE)
+    refuse_lfs_pointer(folder / PROMPT_FILE)
     try:
         prompt_PH = load_file(folder / PROMPT_FILE)["prompt"]
     except Exception as error:  # the reader may raise anything on a damaged file

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lopt.encoding import check_fields
-from lopt.errors import truncate
+from lopt.errors import cut_to_length
 from lopt.rows import read_rows
 from lopt.tasks import Task, is_utf8
 
@@ -16,7 +16,7 @@ _VALID_SUFFIXES = (".txt", ".csv", ".jsonl", ".parquet")
 
 def inputs_from_texts(texts: Iterable[str], task: Task) -> list[dict[str, str]]:
     """Return the task's columns of each `--text`. If a text cannot be used, raise a ValueError that quotes it."""
-    return [_columns_of_text(f"--text {truncate(text, 40)!r}", text, task) for text in texts]
+    return [_columns_of_text(f"--text {cut_to_length(text, 40)!r}", text, task) for text in texts]
 
 
 def _columns_of_text(input_name: str, text: str, task: Task) -> dict[str, str]:

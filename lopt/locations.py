@@ -148,13 +148,13 @@ class RemoteLocation:
             raise
         except Exception as error:  # each file system has its own exceptions
             reason = " ".join(f"{type(error).__name__} {error}".split())
-            raise OSError(f"{self.url}: {redact(reason)}") from error
+            raise OSError(f"{self.url}: {redact_secrets(reason)}") from error
 
 
 Location: TypeAlias = Path | RemoteLocation
 
 
-def location(path_or_url: str | Path | RemoteLocation) -> Location:
+def to_location(path_or_url: str | Path | RemoteLocation) -> Location:
     """Return the location that a path or a URL names.
 
     A URL is displayed without its password. Once a process was given the whole URL, the displayed one is enough.
@@ -172,10 +172,10 @@ def location(path_or_url: str | Path | RemoteLocation) -> Location:
     if protocol in ("file", "local"):
         return Path(address)
     if not address or "::" in address or ".." in address.split("/"):
-        raise ValueError(f"{redact(url)} does not name a folder; give a URL such as s3://bucket/prefix")
+        raise ValueError(f"{redact_secrets(url)} does not name a folder; give a URL such as s3://bucket/prefix")
     from fsspec.core import url_to_fs
 
-    safe_url = redact(url).rstrip("/")
+    safe_url = redact_secrets(url).rstrip("/")
     protocol_and_host = f"{protocol}://{safe_url.partition('://')[2].partition('/')[0]}"
     has_secrets = safe_url != url.rstrip("/")
     try:
@@ -187,15 +187,16 @@ def location(path_or_url: str | Path | RemoteLocation) -> Location:
     except ImportError as error:
         extra = _EXTRA_BY_PROTOCOL.get(protocol)
         install_advice = f"pip install 'lopt-sweep[{extra}]'" if extra else " ".join(str(error).split())
-        raise ValueError(f"{redact(url)} needs a package that is not installed: {install_advice}") from None
+        raise ValueError(f"{redact_secrets(url)} needs a package that is not installed: {install_advice}") from None
     except Exception as error:  # each file system has its own exceptions for a bad URL
-        raise ValueError(f"{redact(url)} cannot be used: {redact(' '.join(str(error).split()))}") from None
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{redact_secrets(url)} cannot be used: {redact_secrets(reason)}") from None
     if has_secrets:
         _filesystem_by_host[protocol_and_host] = filesystem
     return RemoteLocation(safe_url, path_in_filesystem.rstrip("/"), protocol, filesystem)
 
 
-def write(file: Location, content: bytes | memoryview) -> None:
+def write_file(file: Location, content: bytes | memoryview) -> None:
     """Write all of `content` to a file, or change nothing if this fails. The folder is made if it does not exist."""
     if isinstance(file, RemoteLocation):
         file.write_bytes(content)
@@ -212,9 +213,9 @@ def check_can_replace(folder: Location) -> None:
     if isinstance(folder, Path) or folder.is_object_store:
         return
     test_file = folder / f".check.{secrets.token_hex(4)}"
-    write(test_file, b"old")
+    write_file(test_file, b"old")
     try:
-        write(test_file, b"new")
+        write_file(test_file, b"new")
         is_replaced = test_file.read_bytes() == b"new"
     except OSError:
         is_replaced = False
@@ -226,7 +227,7 @@ def check_can_replace(folder: Location) -> None:
         )
 
 
-def read_part(file: Location, begin: int, end: int) -> bytes:
+def read_bytes_between(file: Location, begin: int, end: int) -> bytes:
     """Return the bytes of a file from `begin` up to `end`, or fewer if the file is shorter."""
     if isinstance(file, RemoteLocation):
         return file._call("cat_file", file.path, start=begin, end=end)
@@ -267,7 +268,7 @@ def read_files(files: list[Any]) -> Iterator[tuple[Any, bytes | OSError]]:
         any_file = next(iter(remote_files.values()))
         for path, content in any_file._call("cat", list(remote_files), on_error="return").items():
             is_content_or_error = isinstance(content, bytes | OSError)
-            yield remote_files[path], content if is_content_or_error else OSError(redact(str(content)))
+            yield remote_files[path], content if is_content_or_error else OSError(redact_secrets(str(content)))
         return
     for file in files:
         try:
@@ -321,7 +322,7 @@ _SECRET_PATTERN = re.compile(
 )
 
 
-def redact(text: str) -> str:
+def redact_secrets(text: str) -> str:
     """Return a text without its secrets.
 
     Secrets are users and passwords in URLs, the queries of URLs (they may hold signatures), and the values of keys such

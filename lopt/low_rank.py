@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from lopt.restarts import seed_of_start
 from lopt.soft_prompt import SoftPrompt
 from lopt.types import Tensor
 
@@ -143,6 +144,7 @@ def cut_to_rank(soft_prompt: SoftPrompt, rank: int) -> SoftPrompt:
 def measure(trial: Trial) -> LowRank:
     """Compare the best prompt of a trial with its initial values, and score its cuts on the reported split.
 
+    The initial values are those of the start that was not abandoned (`lopt.restarts`).
     The method of the trial must train the whole prompt (`Method.trains_whole_prompt`).
 
     Raises:
@@ -151,7 +153,8 @@ def measure(trial: Trial) -> LowRank:
     from lopt.evaluation import predict_split
 
     began = time.perf_counter()
-    initial_prompt = trial.method.begin(trial.backbone, trial.config).soft_prompt()
+    initial_seed = seed_of_start(trial.config.seed, trial.abandoned_starts)
+    initial_prompt = trial.method.begin(trial.backbone, trial.config.replace(seed=initial_seed)).soft_prompt()
     soft_prompt = trial.best_prompt().soft_prompt
     assert initial_prompt is not None and soft_prompt is not None
     trained_values, initial_values = singular_values(soft_prompt.prompt), singular_values(initial_prompt.prompt)

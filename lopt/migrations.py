@@ -9,8 +9,11 @@ from typing import Any
 
 # A setting or option with its value here is left out of the hash of a trial. So the trials of older records keep their
 # keys.
-LATER_SETTINGS = {"warmup": 0.0, "shots": None, "holdout": "train", "metric": "accuracy", "dropout": 0.0}
-LATER_OPTIONS = {"placement": "prefix", "init": "uniform", "activation": "elu", "adam_eps": 1e-8, "targets": None}
+LATER_SETTINGS = {"warmup": 0.0, "shots": None, "holdout": "train", "metric": "accuracy", "dropout": 0.0, "restarts": 0}
+LATER_OPTIONS = {
+    "placement": "prefix", "unit": "absolute", "init": "uniform", "activation": "elu", "adam_eps": 1e-8,
+    "targets": None,
+}  # fmt: skip
 
 
 class NewerSchemaError(ValueError):
@@ -29,7 +32,17 @@ def migrate_from_schema_2(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**dict.fromkeys(cost_fields), **record}
 
 
-MIGRATIONS: tuple[Callable[[Mapping[str, Any]], dict[str, Any]], ...] = (migrate_from_schema_1, migrate_from_schema_2)
+def migrate_from_schema_3(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Add what schema 4 brought: the scores on the whole held-out part, and the abandoned starts."""
+    held_out_fields = ("held_out_accuracy", "held_out_macro_f1", "held_out_loss", "held_out_n")
+    return {**dict.fromkeys(held_out_fields), "abandoned_starts": 0, "abandoned_steps": 0, **record}
+
+
+MIGRATIONS: tuple[Callable[[Mapping[str, Any]], dict[str, Any]], ...] = (
+    migrate_from_schema_1,
+    migrate_from_schema_2,
+    migrate_from_schema_3,
+)
 SCHEMA_VERSION = len(MIGRATIONS) + 1
 
 

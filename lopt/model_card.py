@@ -10,7 +10,7 @@ from typing import Any
 from lopt import backbones, methods
 from lopt.artifact import Prompt
 from lopt.backbones.seq2seq import SENTINEL
-from lopt.config import TrialConfig, folder_name
+from lopt.config import TrialConfig, name_without_path
 from lopt.data import max_input_tokens
 from lopt.settings import METRICS
 
@@ -121,11 +121,11 @@ class BaseModel:
     is_folder: bool
 
 
-def base_model_of(config: TrialConfig) -> BaseModel:
+def find_base_model(config: TrialConfig) -> BaseModel:
     """Return what a trial's backbone is called on machines that do not have this machine's folders."""
     name = config.backbone
     if name in backbones.names():
-        return BaseModel(backbones.facts(name).hub or name, is_folder=False)
+        return BaseModel(backbones.facts(name).hub_name or name, is_folder=False)
     mirror = os.environ.get("LOPT_MODEL_DIR")
     is_in_mirror = mirror and not os.path.isabs(name) and (Path(mirror) / name / "config.json").is_file()
     path = Path(os.path.expanduser(name))
@@ -162,7 +162,7 @@ def model_card(prompt: Prompt, base_model: BaseModel) -> str:
         reading=label_reading.sentence,
         words_text=", ".join(f"`{word!r}` {name}" for name, word in label_words.items()),
         token_limit=max_input_tokens(config, backbone),
-        cut_column=task.cut,
+        cut_column=task.cut_column,
         auto_class=label_reading.auto_class,
         dtype="bfloat16" if config.precision == "bf16" else "float32",
         label_words=repr(label_words),
@@ -237,7 +237,7 @@ def _training_text(config: TrialConfig) -> str:
         "method": config.method,
         "length": config.length,
         "rank": config.rank,
-        "options": ", ".join(f"{name} {folder_name(str(value))}" for name, value in config.options.items()) or None,
+        "options": ", ".join(f"{name} {name_without_path(str(it))}" for name, it in config.options.items()) or None,
         "optimiser": f"{config.optimizer}, rate {config.learning_rate:g}, weight decay {config.weight_decay:g}",
         "schedule": f"{config.schedule}, warm-up {config.warmup:g} of the steps",
         "steps": f"{config.max_steps:,} of batch {config.batch_size}, gradient norm clipped at {config.clip_norm:g}",

@@ -1,6 +1,7 @@
 """The optimiser of a trial and the schedule of its learning rates."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
@@ -9,7 +10,10 @@ from lopt.settings import TrialSettings
 
 
 def make_optimizer(
-    config: TrialSettings, factors: Mapping[str, Tensor], rates_by_factor: Mapping[str, float]
+    config: TrialSettings,
+    factors: Mapping[str, Tensor],
+    rates_by_factor: Mapping[str, float],
+    units: Mapping[str, float] = MappingProxyType({}),
 ) -> Optimizer:
     """Return Adafactor (arXiv 1804.04235) with the learning rate of the trial, or AdamW.
 
@@ -21,11 +25,13 @@ def make_optimizer(
     Args:
         factors: trained tensors by name.
         rates_by_factor: learning rates by the name of the factor. Factors without one have `config.learning_rate`.
+        units: by the name of the factor, the number that its learning rate is multiplied by, if it is not 1.
     """
     assert config.learning_rate is not None and config.weight_decay is not None
     tensors_by_rate: dict[float, list[Tensor]] = {}
     for name, factor in factors.items():
-        tensors_by_rate.setdefault(rates_by_factor.get(name, config.learning_rate), []).append(factor)
+        rate = rates_by_factor.get(name, config.learning_rate) * units.get(name, 1.0)
+        tensors_by_rate.setdefault(rate, []).append(factor)
     parameter_groups = [{"params": tensors, "lr": rate, "rate": rate} for rate, tensors in tensors_by_rate.items()]
     if config.optimizer == "adamw":
         return AdamW(parameter_groups, weight_decay=config.weight_decay, eps=config.options.get("adam_eps", 1e-8))
@@ -42,6 +48,27 @@ def make_optimizer(
         decay_rate=-0.8,
         eps=(1e-30, 1e-3),
     )
+
+
+def clip_gradients(factors: Mapping[str, Tensor], units: Mapping[str, float], max_norm: float) -> None:
+    """Scale the gradients of the factors so that their Euclidean norm over all factors is at most `max_norm`.
+
+    A gradient is first multiplied by its factor's unit: it is then the gradient for the factor as a multiple of that
+    unit. Adafactor and AdamW do not depend on a constant scale of the gradients.
+    """
+    from torch.nn.utils import clip_grad_norm_
+
+    for name, unit in units.items():
+        gradient = factors[name].grad
+        assert gradient is not None
+        gradient *= unit
+    clip_grad_norm_(factors.values(), max_norm)
+
+
+def set_learning_rates(optimizer: Optimizer, config: TrialSettings, step: int) -> None:
+    """Set the learning rates of update `step`. The first update is number 0."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["rate"] * rate_factor(config, step)
 
 
 def rate_factor(config: TrialSettings, step: int) -> float:

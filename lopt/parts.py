@@ -42,7 +42,7 @@ class Parts:
         selection_pool: the examples that the selection examples are drawn from.
         protocol: how the parts were drawn, in words.
         notes: sentences that a plan shows about the parts.
-        report_size: number of the reported examples before a subset was drawn.
+        report_split_size: number of the reported examples before a subset was drawn.
     """
 
     train: np.ndarray
@@ -51,7 +51,7 @@ class Parts:
     selection_pool: Sequence[Example]
     protocol: str
     notes: tuple[str, ...]
-    report_size: int
+    report_split_size: int
 
 
 def stratified_sample(labels: np.ndarray, size: int, generator: np.random.RandomState) -> np.ndarray:
@@ -96,6 +96,16 @@ def few_shot_sample(labels: np.ndarray, shots: int, generator: np.random.RandomS
     return np.sort(np.concatenate(positions))
 
 
+def hold_out_part(
+    settings: PartSettings, training_split: Split, reported_split: Split
+) -> tuple[Sequence[Example], np.ndarray]:
+    """Return the whole held-out part: the examples of its split, and the sorted positions of the part in them `[N]`."""
+    if settings.holdout == "validation":
+        return reported_split.examples, halve(len(reported_split.examples), settings.data_seed)[0]
+    labels = np.array([example.class_number for example in training_split.examples])
+    return training_split.examples, hold_out(labels, settings.data_seed)[1]
+
+
 def draw_parts(
     task: Task,
     settings: PartSettings,
@@ -115,7 +125,7 @@ def draw_parts(
     # First draw the examples, and write down in words where they come from.
     seed = settings.data_seed
     train_labels, report_labels = (
-        np.array([example.label for example in split.examples]) for split in (training_split, reported_split)
+        np.array([example.class_number for example in split.examples]) for split in (training_split, reported_split)
     )
     if settings.holdout == "validation":
         selection_positions, report_candidates = halve(len(report_labels), seed)
@@ -145,7 +155,7 @@ def draw_parts(
         within_limits, length_text = _apply_limits(settings, limit_text, measure_lengths(train_candidates))
         train_candidates = train_candidates[within_limits]
         class_counts.record(limit_text, train_labels[train_candidates], "set a wider limit, or remove it")
-    pool_labels = np.array([example.label for example in selection_pool])
+    pool_labels = np.array([example.class_number for example in selection_pool])
     if settings.shots is not None:
         generator = np.random.RandomState([seed, 1])
         train_positions = train_candidates[few_shot_sample(train_labels[train_candidates], settings.shots, generator)]
@@ -188,11 +198,13 @@ def draw_parts(
             )
     is_subset = len(report_positions) < len(report_candidates)
     report_text = f" (a stratified {len(report_positions):,} of {len(report_candidates):,})" if is_subset else ""
-    training_texts = {tuple(example.fields.values()) for example in training_split.examples}
-    repeated_count = sum(tuple(reported_split.examples[i].fields.values()) in training_texts for i in report_positions)
+    training_texts = {tuple(example.text_by_column.values()) for example in training_split.examples}
+    repeated_count = sum(
+        tuple(reported_split.examples[i].text_by_column.values()) in training_texts for i in report_positions
+    )
     report_text += f", {repeated_count:,} of which also stand in {task.train}" if repeated_count else ""
-    trained_texts = {tuple(training_split.examples[i].fields.values()) for i in train_positions}
-    shared_count = sum(tuple(selection_pool[i].fields.values()) in trained_texts for i in selection_positions)
+    trained_texts = {tuple(training_split.examples[i].text_by_column.values()) for i in train_positions}
+    shared_count = sum(tuple(selection_pool[i].text_by_column.values()) in trained_texts for i in selection_positions)
     selection_source += f", {shared_count:,} of which are also trained on" if shared_count else ""
     # Records store this text, so its wording must not change.
     protocol = (
@@ -208,7 +220,7 @@ def draw_parts(
         selection_pool=selection_pool,
         protocol="; ".join([protocol, *preparation]),
         notes=(*notes, *preparation),
-        report_size=len(report_candidates),
+        report_split_size=len(report_candidates),
     )
 
 
@@ -218,9 +230,9 @@ class _ClassCounts:
     def __init__(self, task: Task, training_split: Split, reported_split: Split) -> None:
         self._task = task
         self._filters: list[tuple[str, np.ndarray, str]] = []  # of each filter: name, class counts after it, remedy
-        train_labels = [example.label for example in training_split.examples]
-        report_labels = [example.label for example in reported_split.examples]
-        file_labels = train_labels if task.divided is None else train_labels + report_labels
+        train_labels = [example.class_number for example in training_split.examples]
+        report_labels = [example.class_number for example in reported_split.examples]
+        file_labels = train_labels if task.division is None else train_labels + report_labels
         skipped_labels = [label for label in training_split.skipped_labels if label is not None]
         remedy = "add such rows, or leave the class out of the task"
         self._append(f"in {training_split.file}", [*file_labels, *skipped_labels], remedy)
@@ -277,10 +289,10 @@ def _describe_preparation(task: Task, splits: Sequence[Split]) -> tuple[str, ...
         for split in splits
         if split.skipped_labels
     ]
-    if task.divided is not None:
+    if task.division is not None:
         sentences.append(
-            f"{splits[0].file} divided by its texts (report_share {task.divided.share:g}, split_seed "
-            f"{task.divided.seed}, stratified, equal texts together)"
+            f"{splits[0].file} divided by its texts (report_share {task.division.share:g}, split_seed "
+            f"{task.division.seed}, stratified, equal texts together)"
         )
     return tuple(dict.fromkeys(sentences))
 

@@ -49,7 +49,7 @@ def divide_into_passes(
         return soft_prompts[row.owner].length, row.owner, len(row.token_ids)
 
     rows = sorted(rows, key=length_order if backbone.pads_rows else trial_order)
-    cumulative_tokens = np.cumsum([0, *token_counts(rows, soft_prompts, backbone)])
+    cumulative_tokens = np.cumsum([0, *count_row_tokens(rows, soft_prompts, backbone)])
     total_tokens = int(cumulative_tokens[-1])
     pass_count = -(-total_tokens // max_pass_tokens)
     # A multiple of the number of lanes keeps all lanes busy, but passes must not become too small for a lane.
@@ -60,12 +60,12 @@ def divide_into_passes(
     return deque(pass_rows for pass_rows in passes if pass_rows)
 
 
-def token_counts(rows: Rows, soft_prompts: SoftPrompts, backbone: Backbone) -> list[float]:
+def count_row_tokens(rows: Rows, soft_prompts: SoftPrompts, backbone: Backbone) -> list[float]:
     """Return the number of tokens of each row in a pass. The tokens of a trial's prompt are divided evenly among the
     trial's rows."""
     row_counts = Counter(row.owner for row in rows)
     prompt_tokens_per_row = {owner: soft_prompts[owner].length / count for owner, count in row_counts.items()}
     return [
-        prompt_tokens_per_row[row.owner] + backbone.row_tokens(soft_prompts[row.owner], len(row.token_ids))
+        prompt_tokens_per_row[row.owner] + backbone.token_count_of_row(soft_prompts[row.owner], len(row.token_ids))
         for row in rows
     ]

@@ -59,8 +59,12 @@ class TrialRecord:
     Attributes:
         selection_*: results of the evaluation on held-out data that is best by the configuration's metric. The prompt
             of this evaluation is kept.
+        held_out_*: results of that prompt on the whole held-out part, for complete trials. None in records of schemas 1
+            to 3.
         test_*: results of the saved prompt on the reported split, for trials of the confirm phase.
         test_split_size: size of the whole split; test_n is smaller if a subset was scored.
+        steps: number of updates of the start that was kept. abandoned_starts, abandoned_steps: number of the starts
+            before it, which learnt nothing, and of their updates (`lopt.restarts`).
         truncated: number of texts that were cut to fit, for each part of the data (train, selection, test).
         tokens: number of prompt and text tokens trained on, without padding.
         wall_time_s: seconds since the trial began.
@@ -84,11 +88,17 @@ class TrialRecord:
     materialised_parameters: int
     steps: int
     max_steps: int
+    abandoned_starts: int = 0
+    abandoned_steps: int = 0
     evaluations: tuple[Evaluation, ...] = ()
     selection_accuracy: Fraction | None = None
     selection_loss: float | None = None
     selection_step: int | None = None
     selection_n: int | None = None
+    held_out_accuracy: Fraction | None = None
+    held_out_macro_f1: Fraction | None = None
+    held_out_loss: float | None = None
+    held_out_n: int | None = None
     test_accuracy: Fraction | None = None
     test_macro_f1: Fraction | None = None
     test_loss: float | None = None
@@ -128,6 +138,11 @@ class TrialRecord:
             return self.selection_accuracy
         best_evaluations = (evaluation for evaluation in self.evaluations if evaluation.step == self.selection_step)
         return next((evaluation.score(self.metric) for evaluation in best_evaluations), None)
+
+    @property
+    def held_out_score(self) -> float | None:
+        """The value of `metric` on the whole held-out part, as a fraction; None if it was not scored there."""
+        return self.held_out_accuracy if self.metric == "accuracy" else self.held_out_macro_f1
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -174,12 +189,12 @@ _FIELD_COLUMNS = tuple(
 )
 
 
-def now() -> str:
+def utc_now() -> str:
     """Return the current time in UTC, in ISO 8601 format, to the millisecond."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
-def provenance(**further_entries: Any) -> dict[str, Any]:
+def collect_provenance(**further_entries: Any) -> dict[str, Any]:
     """Return git commit, dirty flag, versions and hardware of this process, and the further entries."""
     return {**_describe_software(), "hardware": _describe_hardware(), **further_entries}
 
@@ -239,6 +254,6 @@ def _describe_hardware() -> dict[str, Any]:
     return hardware
 
 
-def dumps(value: Any) -> str:
+def to_json(value: Any) -> str:
     """Return a value as JSON text as in the store: with sorted keys, indented, and without NaN (ValueError)."""
     return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"

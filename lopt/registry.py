@@ -45,7 +45,7 @@ _OTHER_NAMES = {
 }
 
 
-def nearest(name: object, valid: Iterable[str]) -> str:
+def did_you_mean(name: object, valid: Iterable[str]) -> str:
     """Return " Did you mean …?" with the valid name that `name` most likely means, or "" if none is likely."""
     valid, normalised_name = list(valid), str(name).lower().replace("-", "_")
     candidates = [
@@ -91,5 +91,5 @@ def find(package: str, name: object, kind: str) -> Any:
     """Return the `SPEC` called `name`. The ValueError for an unknown name lists the valid names and the nearest one."""
     specs = plugins(package)
     if not isinstance(name, str) or name not in specs:
-        raise ValueError(f"unknown {kind} {name!r}; valid: {', '.join(specs)}.{nearest(name, specs)}")
+        raise ValueError(f"unknown {kind} {name!r}; valid: {', '.join(specs)}.{did_you_mean(name, specs)}")
     return specs[name]

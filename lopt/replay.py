@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lopt.config import TrialConfig
-from lopt.locations import location
+from lopt.locations import to_location
 from lopt.records import Evaluation, TrialRecord
 
 
@@ -41,7 +41,7 @@ def read_trial(
     Raises:
         ValueError: the file holds neither a record nor a configuration, or a folder that it names does not exist.
     """
-    path = location(file)
+    path = to_location(file)
     try:
         json_values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:  # RecursionError: lists nested too deeply

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lopt.errors import import_optional
-from lopt.files import refuse_pointer
+from lopt.files import refuse_lfs_pointer
 
 _SAVE_AS_UTF8 = "save the file as UTF-8"
 csv.field_size_limit(sys.maxsize)  # the default limit would refuse texts of more than 131,072 characters
@@ -24,7 +24,7 @@ def read_rows(path: Path) -> Iterable[Mapping[str, Any]]:
     """
     if not os.path.isfile(path):
         raise ValueError(f"{path} does not exist")
-    refuse_pointer(path)
+    refuse_lfs_pointer(path)
     readers = {".parquet": _read_parquet, ".csv": _read_csv, ".jsonl": _read_json_lines}
     if path.suffix not in readers:
         suffix = f"the suffix {path.suffix}" if path.suffix else "no suffix"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lopt.field_types import field_types
-from lopt.registry import nearest
+from lopt.registry import did_you_mean
 
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1"}  # display names by the value of the setting
 LARGEST_SEED = 2**32 - 1  # the largest that numpy.random.RandomState takes
@@ -25,7 +25,7 @@ _BOUNDS: dict[str, tuple[str, Callable[[float], bool]]] = {  # each bound in wor
     "warmup": _FRACTION,
     "dropout": _FRACTION,
 }
-_SEED_FIELDS = ("seed", "data_seed")
+_WHOLE_NUMBER_BOUNDS = {"seed": (0, LARGEST_SEED), "data_seed": (0, LARGEST_SEED), "restarts": (0, 100)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,8 @@ class TrialSettings:
             seed and step (and on the part of the batch, if a batch is split because memory runs out). So a trial with
             dropout shares no passes with others.
         batch_size: number of examples in a step.
+        restarts: how often training begins anew from other initial values, at most, if the training loss shows that a
+            start has learnt nothing (`lopt.restarts`).
         max_steps: number of steps in a whole trial. Each step is one update.
         eval_every: number of steps between two evaluations on the selection examples. The last step has one too.
         template: text with `{column}` fields. The label is read after its last token, or at `{mask}`.
@@ -93,6 +95,7 @@ class TrialSettings:
     clip_norm: float = 1.0
     dropout: float = 0.0
     batch_size: int = 16
+    restarts: int = 0
     max_steps: int = 5000
     eval_every: int = 100
     template: str | None = None
@@ -119,9 +122,9 @@ class TrialSettings:
             if float in field_type.types:
                 _check_real_number(name, value, *_BOUNDS[name])
             elif int in field_type.types:
-                _check_whole_number(name, value, *((0, LARGEST_SEED) if name in _SEED_FIELDS else (1,)))
+                _check_whole_number(name, value, *_WHOLE_NUMBER_BOUNDS.get(name, (1,)))
             elif name in _VALID_WORDS and value not in (valid := _VALID_WORDS[name]):
-                raise ValueError(f"{name} is {value!r}; valid: {', '.join(valid)}.{nearest(value, valid)}")
+                raise ValueError(f"{name} is {value!r}; valid: {', '.join(valid)}.{did_you_mean(value, valid)}")
             elif name in ("data_revision", "model_revision") and not isinstance(value, str):
                 raise ValueError(f"{name} is {value!r}; give text, or leave it out")
         if not isinstance(self.options, Mapping):

@@ -36,7 +36,7 @@ class TokenIds(Sequence[tuple[int, ...]]):
     """
 
     def __init__(self, flat_ids: np.ndarray, lengths: np.ndarray) -> None:
-        self.flat_ids, self.lengths = flat_ids, lengths
+        self.flat_ids, self.token_counts = flat_ids, lengths
         self._ends = np.cumsum(lengths)
 
     @classmethod
@@ -46,7 +46,7 @@ class TokenIds(Sequence[tuple[int, ...]]):
         return cls(np.fromiter(chain.from_iterable(texts), np.int32, lengths.sum()), lengths)
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.token_counts)
 
     @overload
     def __getitem__(self, index: int) -> tuple[int, ...]: ...
@@ -56,7 +56,7 @@ class TokenIds(Sequence[tuple[int, ...]]):
         if isinstance(index, slice):
             return tuple(self[i] for i in range(len(self))[index])
         end = self._ends[index]
-        return tuple(self.flat_ids[end - self.lengths[index] : end].tolist())
+        return tuple(self.flat_ids[end - self.token_counts[index] : end].tolist())
 
 
 def cache_folder() -> Path:
@@ -123,7 +123,7 @@ def _read(path: Path) -> TokenIds | None:
 
 def _write(path: Path, token_ids: TokenIds) -> None:
     buffer = io.BytesIO()
-    np.savez(buffer, flat=token_ids.flat_ids, lengths=token_ids.lengths)
+    np.savez(buffer, flat=token_ids.flat_ids, lengths=token_ids.token_counts)
     with contextlib.suppress(OSError):  # the folder is read-only or the disk is full
         write_atomically(path, buffer.getbuffer())
         _remove_oldest(path.parent)

@@ -8,7 +8,6 @@ record = trial.finish()
 
 import contextlib
 import math
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,44 +18,23 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from lopt import backbones, memory, methods
-from lopt.artifact import Prompt, check_revisions, load_prompt
+from lopt import backbones, memory, methods, restarts
+from lopt.artifact import Prompt, check_revisions
 from lopt.batches import collate, training_batches
 from lopt.checkpoint import TRIAL_ATTRIBUTES, Checkpoint
 from lopt.config import TrialConfig
-from lopt.data import prepare
+from lopt.data import prepare_data, prepare_held_out
 from lopt.dropout import seeded_masks
 from lopt.evaluation import predict_split
 from lopt.failure import error_entry
-from lopt.fingerprint import fingerprint
+from lopt.final_scores import score_held_out, score_reported_split
 from lopt.metrics import Predictions
-from lopt.optim import make_optimizer, rate_factor
-from lopt.records import Evaluation, TrialRecord, now, provenance
+from lopt.optim import clip_gradients, make_optimizer, set_learning_rates
+from lopt.records import Evaluation, TrialRecord, collect_provenance, utc_now
 from lopt.resolve import resolve
 
 # A trial has diverged when its loss is this many times larger than both the loss of guessing and its own first loss.
 _EXPLOSION_FACTOR = 20
-
-
-def train(config: TrialConfig, *, artifact: str | Path | None = None) -> TrialRecord:
-    """Train one configuration to the end, without Ray or a store, and score its best prompt on the reported split.
-
-    Args:
-        artifact: new or existing folder for the trained prompt, which `load_prompt` opens. If it is None, the
-            prompt is not kept.
-
-    Returns:
-        The record. Its status is "complete", or "diverged" if the loss or a factor stopped being a finite number or
-        the loss exploded. A trial that diverged has no test_accuracy (None) and writes no artifact.
-
-    Raises:
-        ValueError: data or weights are not available, or do not fit the configuration.
-        OSError: the artifact cannot be written.
-    """
-    trial = Trial(config)
-    for _ in trial:
-        pass
-    return trial.finish(artifact=artifact)
 
 
 class Trial:
@@ -66,7 +44,8 @@ class Trial:
         config: the resolved configuration.
         factors: the trained tensors by name.
         soft_prompt: function that computes the soft prompt with autograd. It returns None for weight methods.
-        step: number of updates so far. tokens: number of prompt and text tokens trained on, without padding.
+        step: number of updates since the present start. abandoned_starts, abandoned_steps: number of earlier starts,
+            and of their updates (`lopt.restarts`). tokens: number of tokens trained on, without padding.
         diverged: whether training ended because the loss exploded or a value was not finite.
         evaluations: all evaluations so far. best: the best of them; None before the first.
         train_time_s, evaluation_time_s: seconds on the device, as in `TrialRecord`.
@@ -74,12 +53,12 @@ class Trial:
     """
 
     def __init__(self, config: TrialConfig, *, phase: str = "confirm") -> None:
-        self._began_at, self.started_at = time.monotonic(), now()
+        self._began_at, self.started_at = time.monotonic(), utc_now()
         config = resolve(config)
         self.config, self.phase = config, phase
         self.method = methods.get(config.method)
         frozen_backbone = backbones.load(config.backbone, self.method.weights_precision(config.precision))
-        self.data = prepare(config, frozen_backbone)
+        self.data = prepare_data(config, frozen_backbone)
         check_revisions(config, self.data.revision, frozen_backbone.revision)
         self.label_ids = frozen_backbone.label_ids(config.label_words or ())
         self.label_ids_on_cpu = tuple(self.label_ids.tolist())  # the same ids for code that runs on the CPU
@@ -88,9 +67,11 @@ class Trial:
         self.counts, self.soft_prompt = model.counts, model.soft_prompt
         # Dropout is for training steps only. Evaluations use `self.backbone`, which has none.
         self._training_backbone = self.backbone.with_dropout(config.dropout) if config.dropout else self.backbone
-        self._optimizer = make_optimizer(config, self.factors, self.method.learning_rates(config))
-        self._batches = training_batches(self.data.train.lengths, config.batch_size, config.seed)
+        self._units = model.units
+        self._optimizer = make_optimizer(config, self.factors, self.method.learning_rates(config), self._units)
+        self._batches = training_batches(self.data.train.token_counts, config.batch_size, config.seed)
         self.step, self.tokens, self.diverged = 0, 0, False
+        self.abandoned_starts, self.abandoned_steps = 0, 0
         self.train_time_s, self.evaluation_time_s = 0.0, 0.0
         self._trains_alone = False  # whether `advance` was called; then the peak of memory is this trial's own
         self._max_part_size = 0  # number of examples that fit into memory at once; 0 while a whole batch fits
@@ -110,6 +91,11 @@ class Trial:
                 yield evaluation
 
     @property
+    def total_steps(self) -> int:
+        """Number of updates so far, with those of abandoned starts."""
+        return self.abandoned_steps + self.step
+
+    @property
     def is_over(self) -> bool:
         """Whether no update is left to do."""
         return self.diverged or self.step >= self.config.max_steps
@@ -119,17 +105,17 @@ class Trial:
         if not self._trains_alone:
             memory.reset_peak(self.backbone.device)
             self._trains_alone = True
-        step_began = time.perf_counter()
+        step_start_s = time.perf_counter()
         self.update()
         is_evaluation_due = self.close_interval()
-        step_ended = time.perf_counter()
-        self.train_time_s += step_ended - step_began
+        step_end_s = time.perf_counter()
+        self.train_time_s += step_end_s - step_start_s
         if not is_evaluation_due:
             return None
         with torch.no_grad():
             soft_prompt = self.soft_prompt()
         predictions = predict_split(self.backbone, soft_prompt, self.data.selection, self.label_ids)
-        self.evaluation_time_s += time.perf_counter() - step_ended
+        self.evaluation_time_s += time.perf_counter() - step_end_s
         return self.record_evaluation(predictions)
 
     def update(self) -> Tensor:
@@ -141,7 +127,7 @@ class Trial:
     def draw_batch(self) -> np.ndarray:
         """Return the next batch as positions in the training examples, `[B]`."""
         positions = next(self._batches)
-        self.tokens += int(self.data.train.lengths[positions].sum()) + len(positions) * (self.config.length or 0)
+        self.tokens += int(self.data.train.token_counts[positions].sum()) + len(positions) * (self.config.length or 0)
         return positions
 
     def _backpropagate(self, positions: np.ndarray) -> Tensor:
@@ -181,12 +167,24 @@ class Trial:
 
     def apply_gradients(self, loss: Tensor) -> None:
         """Make one optimiser step with the gradients of the factors. `loss` is the batch's loss before the step."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = group["rate"] * rate_factor(self.config, self.step)
-        torch.nn.utils.clip_grad_norm_(self.factors.values(), self.config.clip_norm)
+        set_learning_rates(self._optimizer, self.config, self.step)
+        clip_gradients(self.factors, self._units, self.config.clip_norm)
         self._optimizer.step()
         self._losses.append(loss)
         self.step += 1
+
+    def _begin_anew(self) -> bool:
+        """Abandon this start, and begin again from other initial values. Return False: there is nothing to evaluate."""
+        self.abandoned_starts, self.abandoned_steps, self.step = self.abandoned_starts + 1, self.total_steps, 0
+        seed = restarts.seed_of_start(self.config.seed, self.abandoned_starts)
+        frozen_backbone = backbones.load(self.config.backbone, self.method.weights_precision(self.config.precision))
+        new_factors = self.method.begin(frozen_backbone, self.config.replace(seed=seed)).factors
+        with torch.no_grad():
+            for name, factor in self.factors.items():
+                factor.copy_(new_factors[name])
+        self._optimizer.state.clear()
+        self._losses.clear()
+        return False
 
     # --- evaluations --------------------------------------------------------------------------------------------
     def close_interval(self) -> bool:
@@ -195,12 +193,18 @@ class Trial:
         At such a step, the mean of the losses since the last evaluation is taken first. If this mean has exploded, or
         if it or a factor is not finite, the trial has diverged and is not evaluated.
         """
+        steps, class_count = self.config.max_steps, len(self.label_ids_on_cpu)
+        if self.config.restarts and self.step < restarts.check_step(steps):
+            return False
+        may_restart = self.abandoned_starts < self.config.restarts and self.step == restarts.check_step(steps)
+        if may_restart and restarts.has_learnt_nothing(self._losses, steps, class_count):
+            return self._begin_anew()
         if not self._losses or (self.step % self.config.eval_every and self.step < self.config.max_steps):
             return False
         self._train_loss = float(sum(self._losses) / len(self._losses))  # only here does training wait for the device
         self._losses.clear()
         is_finite = all(bool(factor.isfinite().all()) for factor in self.factors.values())
-        loss_of_guessing = math.log(len(self.label_ids_on_cpu))
+        loss_of_guessing = math.log(class_count)
         first_loss = self.evaluations[0].train_loss if self.evaluations else 0.0
         self.diverged = not (is_finite and self._train_loss <= _EXPLOSION_FACTOR * max(loss_of_guessing, first_loss))
         return not self.diverged
@@ -242,11 +246,11 @@ class Trial:
     ) -> TrialRecord:
         """Return the record of the trial in its present state: complete, diverged, or stopped before `max_steps`.
 
-        A complete trial of the confirm phase saves its best prompt to `artifact`. The saved prompt is then scored on
-        the reported split, and its predictions are kept in `predictions`.
+        The best prompt of a complete trial is scored (`lopt.final_scores`). In the confirm phase, it is saved to
+        `artifact`, and its predictions on the reported split are kept in `predictions`.
         """
         status = "diverged" if self.diverged else "complete" if self.step >= self.config.max_steps else "stopped"
-        scores = self._score_best_prompt(artifact) if self.phase == "confirm" and status == "complete" else {}
+        scores = self._final_scores(artifact) if status == "complete" else {}
         return self._make_record(status, cell=cell, stratum=stratum, **scores)
 
     def failure_record(self, error: BaseException, **cell_and_stratum: str | None) -> TrialRecord:
@@ -259,28 +263,22 @@ class Trial:
         # The prompt is computed on the CPU, as in `load_prompt`, so that the saved prompt is the one that is scored.
         return Prompt(self.config, factors, self.method.rebuild(self.config, factors, self.backbone.width))
 
-    def _score_best_prompt(self, artifact: str | Path | None) -> dict[str, Any]:
-        """Save the best prompt, and score the saved files on the reported split. Return the scores by field."""
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(artifact) if artifact else Path(scratch)
-            self.best_prompt().save(folder)
-            self._optimizer.state.clear()  # fine-tuning needs this memory for the model that is scored
-            self.clear_gradients()
-            prompt = load_prompt(folder)
-            began = time.perf_counter()
-            predictions = self.predictions = prompt.evaluate()
-            scores = {
-                "test_time_s": round(time.perf_counter() - began, 3),
-                "test_accuracy": predictions.accuracy,
-                "test_macro_f1": predictions.macro_f1,
-                "test_loss": predictions.loss,
-                "test_n": len(predictions.gold),
-                "test_split": self.data.report_split,
-                "test_split_size": self.data.report_size,
-                "majority_accuracy": predictions.majority_share,
-            }
-            counts = {"trainable_parameters": self.counts.trainable, "stored_parameters": self.counts.stored}
-            prompt.write_description(folder, {**scores, **counts, "weights": fingerprint(prompt.frozen_backbone)})
+    def _final_scores(self, artifact: str | Path | None) -> dict[str, Any]:
+        """Score the prompt of the best evaluation as `lopt.final_scores` says. Return the scores by field."""
+        self._optimizer.state.clear()  # fine-tuning needs this memory for the model that is scored
+        self.clear_gradients()
+        assert self.best is not None
+        with torch.no_grad():
+            for name, factor in self.factors.items():
+                factor.copy_(self._best_factors[name])
+            soft_prompt = self.soft_prompt()
+        start_s = time.perf_counter()
+        held_out, selection_count = prepare_held_out(self.config, self.backbone), len(self.data.selection)
+        scores = score_held_out(self.backbone, soft_prompt, held_out, self.label_ids, self.best, selection_count)
+        self.evaluation_time_s += time.perf_counter() - start_s
+        if self.phase == "confirm":
+            test_scores, self.predictions = score_reported_split(self.best_prompt(), self.data, self.counts, artifact)
+            scores |= test_scores
         return scores
 
     def _make_record(self, status: str, **fields: Any) -> TrialRecord:
@@ -296,13 +294,15 @@ class Trial:
             stored_parameters=self.counts.stored,
             materialised_parameters=self.counts.materialised,
             steps=self.step,
+            abandoned_starts=self.abandoned_starts,
+            abandoned_steps=self.abandoned_steps,
             max_steps=self.config.max_steps,
             evaluations=tuple(self.evaluations),
             selection_accuracy=best.selection_accuracy if best else None,
             selection_loss=best.selection_loss if best else None,
             selection_step=best.step if best else None,
             selection_n=len(self.data.selection),
-            truncated={name: part.truncated for name, part in examples_by_part.items()},
+            truncated={name: part.truncated_count for name, part in examples_by_part.items()},
             protocol=self.data.protocol,
             wall_time_s=round(self.elapsed_s, 3),
             train_time_s=round(self.train_time_s, 3),
@@ -310,7 +310,7 @@ class Trial:
             peak_memory_bytes=memory.peak_bytes(self.backbone.device) if self._trains_alone else None,
             tokens=self.tokens,
             started_at=self.started_at,
-            provenance=provenance(data_revision=self.data.revision, model_revision=self.backbone.revision),
+            provenance=collect_provenance(data_revision=self.data.revision, model_revision=self.backbone.revision),
             **fields,
         )
 
@@ -341,8 +341,8 @@ class Trial:
         self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": saved.optimizer_state})
         for name in TRIAL_ATTRIBUTES:
             setattr(self, name, entries[name])
-        lengths = self.data.train.lengths
-        self._batches = training_batches(lengths, self.config.batch_size, self.config.seed, skip=self.step)
+        lengths = self.data.train.token_counts
+        self._batches = training_batches(lengths, self.config.batch_size, self.config.seed, skip=self.total_steps)
         self._began_at, self._train_loss = time.monotonic() - entries["elapsed_s"], entries["train_loss"]
         device = next(iter(self.factors.values())).device
         self._losses = [loss.to(device) for loss in saved.losses]

@@ -107,25 +107,25 @@ class Budget(Listener):
         max_trials = self._options.max_trials
         return not self.is_spent() and (max_trials is None or self._started_count < max_trials)
 
-    def started(self, job: Job) -> None:
+    def on_started(self, job: Job) -> None:
         self._started_count += 1
         self.gpu_time.reserve(job.key, self._gpus_of(job))
 
-    def placed(self, job: Job) -> None:
+    def on_placed(self, job: Job) -> None:
         self.gpu_time.place(job.key)
 
-    def displaced(self, job: Job) -> None:
+    def on_displaced(self, job: Job) -> None:
         self.gpu_time.remove(job.key)
 
-    def reported(self, job: Job, report: Report) -> None:
+    def on_reported(self, job: Job, report: Report) -> None:
         self.gpu_time.locate(job.key, report.get("device", ""))
 
-    def paused(self, job: Job, report: Report) -> None:
+    def on_paused(self, job: Job, report: Report) -> None:
         self.gpu_time.remove(job.key)
 
-    def requeued(self, job: Job) -> None:
+    def on_requeued(self, job: Job) -> None:
         self._started_count -= 1
         self.gpu_time.remove(job.key)
 
-    def ended(self, job: Job, record: TrialRecord) -> None:
+    def on_ended(self, job: Job, record: TrialRecord) -> None:
         self.gpu_time.remove(job.key)

@@ -14,36 +14,36 @@ if TYPE_CHECKING:
 class Listener:
     """A listener is called at each event of every trial. A subclass overrides the events that it needs.
 
-    The events of one trial come in this order: `started`; then `placed`, `reported` and `displaced`, any number of
-    times; perhaps `stopped`; and at last one of `ended`, `paused` and `requeued`. All calls are made in the thread that
-    runs the sweep, so a slow listener delays the sweep.
+    The events of one trial come in this order: `on_started`; then `on_placed`, `on_reported` and `on_displaced`, any
+    number of times; perhaps `on_stopped`; and at last one of `on_ended`, `on_paused` and `on_requeued`. All calls are
+    made in the thread that runs the sweep, so a slow listener delays the sweep.
     """
 
-    def started(self, job: Job) -> None:
+    def on_started(self, job: Job) -> None:
         """The queue has given out the trial, which may still have to wait for a place on a machine."""
 
-    def placed(self, job: Job) -> None:
+    def on_placed(self, job: Job) -> None:
         """The trial has its place on a machine."""
 
-    def displaced(self, job: Job) -> None:
+    def on_displaced(self, job: Job) -> None:
         """The trial's process has died, and the trial waits for another place."""
 
-    def reported(self, job: Job, report: Report) -> None:
+    def on_reported(self, job: Job, report: Report) -> None:
         """The trial has been evaluated, or has been restored from a checkpoint."""
 
-    def stopped(self, job: Job, report: Report) -> None:
-        """Early stopping ends the trial at this report; `ended` follows."""
+    def on_stopped(self, job: Job, report: Report) -> None:
+        """Early stopping ends the trial at this report; `on_ended` follows."""
 
-    def paused(self, job: Job, report: Report) -> None:
+    def on_paused(self, job: Job, report: Report) -> None:
         """A budget has ended the trial at this report, and a later command continues the trial.
 
         The report is empty if the trial was still waiting for a place.
         """
 
-    def requeued(self, job: Job) -> None:
+    def on_requeued(self, job: Job) -> None:
         """The trial's process died before the trial began in it, and the trial is in the queue again."""
 
-    def ended(self, job: Job, record: TrialRecord) -> None:
+    def on_ended(self, job: Job, record: TrialRecord) -> None:
         """The trial is over, and this is its record."""
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from lopt.errors import cut_short, discard_output
+from lopt.errors import cut_after_word, discard_output
 from lopt.records import TrialRecord
 from lopt.settings import METRICS
 from sweeps.listener import Listener
@@ -46,13 +46,13 @@ class Progress(Listener):
         self._began_at, self._drawn_at = time.monotonic(), 0.0
         self._line_width = 0  # of the last line on the terminal
 
-    def started(self, job: Job) -> None:
+    def on_started(self, job: Job) -> None:
         if self._total_grows and job.phase == "confirm":
             self._total_count += 1
         self._steps_by_key[job.key] = 0
         self._draw()
 
-    def reported(self, job: Job, report: Report) -> None:
+    def on_reported(self, job: Job, report: Report) -> None:
         key = job.key
         if report.get("restored"):
             self._steps_by_key[key] = int(report[STEP])
@@ -69,7 +69,7 @@ class Progress(Listener):
         if pace_is_known or self._last_step_at is not None:
             self._last_step_at = time.monotonic()
 
-    def ended(self, job: Job, record: TrialRecord) -> None:
+    def on_ended(self, job: Job, record: TrialRecord) -> None:
         self._add_steps(job.key, record.steps, pace_is_known=True)
         self._forget(job)
         self._done_count += 1
@@ -79,12 +79,12 @@ class Progress(Listener):
             self._best_trial = (record, job.cell)
         self._draw(event_text=_describe_end(job, record))
 
-    def paused(self, job: Job, report: Report) -> None:
+    def on_paused(self, job: Job, report: Report) -> None:
         self._forget(job)
         notes = [note for note in (report.get("note"), "stopped at the budget, can be continued") if note]
         self._draw(event_text=f"{job}: {'; '.join(notes)}" if report else None)
 
-    def requeued(self, job: Job) -> None:
+    def on_requeued(self, job: Job) -> None:
         if self._total_grows and job.phase == "confirm":
             self._total_count -= 1
         self._forget(job)
@@ -154,7 +154,7 @@ def _describe_end(job: Job, record: TrialRecord) -> str:
     if record.status == "failed":
         error = record.error or {}
         lines = str(error.get("message") or "").splitlines() or [""]
-        return f"{job}: failed, {error.get('type')}: {cut_short(lines[0], 120)}"
+        return f"{job}: failed, {error.get('type')}: {cut_after_word(lines[0], 120)}"
     text = f"{job}: {record.status} at step {record.steps:,}"
     if record.selection_score is not None:
         text += f", {_format_score(record)} on held-out examples"

@@ -18,7 +18,7 @@ if __name__ == "__main__":  # as a script, the first entry of sys.path is sweeps
     import lopt.python_version  # noqa: F401  # first, because it refuses a Python that cannot read the modules below
 
 from lopt import commands, exit_codes, registry
-from lopt.errors import Parser, discard_output, one_line
+from lopt.errors import Parser, discard_output, to_one_line
 from sweeps.budget import OutOfTime
 
 
@@ -149,12 +149,12 @@ def main(argv: list[str] | None = None) -> int:
         return exit_code
     except OutOfTime as error:
         print(f"error: {error}", file=sys.stderr)
-        return exit_codes.BUDGET
+        return exit_codes.BUDGET_REACHED
     except BrokenPipeError:
         discard_output()
         return exit_codes.FAILED
     except (ValueError, OSError) as error:  # OSError: a folder cannot be written, a cluster does not answer
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        print(f"error: {to_one_line(error)}", file=sys.stderr)
         return exit_codes.USAGE_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -178,7 +178,7 @@ def _run(arguments: argparse.Namespace, argument_words: list[str]) -> int:
     """Do what the arguments ask for: print the plan, predict the time or run the sweep. Return the exit code."""
     import dataclasses
 
-    from lopt.records import dumps
+    from lopt.records import to_json
     from sweeps import spaces
     from sweeps.planning import plan_text, settings
     from sweeps.planning.plan import make_plan
@@ -197,7 +197,7 @@ def _run(arguments: argparse.Namespace, argument_words: list[str]) -> int:
     if arguments.price_per_hour is not None and not arguments.probe:
         raise ValueError("--price-per-hour goes with --probe: add --probe, or leave out --price-per-hour")
     if arguments.dry_run:
-        print(dumps(plan_text.plan_to_dict(plan)) if arguments.json else plan_text.format_plan(plan, store.run))
+        print(to_json(plan_text.plan_to_dict(plan)) if arguments.json else plan_text.format_plan(plan, store.run))
         return exit_codes.COMPLETE
     from sweeps.options import Options
     from sweeps.sweep import Sweep
@@ -212,7 +212,7 @@ def _run(arguments: argparse.Namespace, argument_words: list[str]) -> int:
     if arguments.probe and arguments.json:
         with contextlib.redirect_stdout(sys.stderr):
             prediction = sweep.probe(arguments.price_per_hour)
-        print(dumps({"plan": plan_text.plan_to_dict(plan), "prediction": prediction}))
+        print(to_json({"plan": plan_text.plan_to_dict(plan), "prediction": prediction}))
         return exit_codes.COMPLETE
     earlier_run_name = store.put_aside() if arguments.fresh else None
     if earlier_run_name:

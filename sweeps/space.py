@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lopt import methods
-from lopt.config import FIELDS, TrialConfig, folder_name
+from lopt.config import CONFIG_FIELDS, TrialConfig, name_without_path
 from lopt.ranges import Choice, Range, Real, Whole  # noqa: F401  # space files import Real from here
 from sweeps import stopping
 from sweeps.stopping import StoppingRule
@@ -159,9 +159,9 @@ class Space:
         prefix = f"{method.name}."
         method_values = {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
         values = {name: value for name, value in values.items() if "." not in name} | method_values
-        fields = {name: value for name, value in values.items() if name in FIELDS}
+        fields = {name: value for name, value in values.items() if name in CONFIG_FIELDS}
         # Only options of the base are dropped. A wrong option of a cell or point stays, so that TrialConfig refuses it.
-        option_names = {*method.OPTIONS, *cell.fixed, *point} - {*FIELDS}
+        option_names = {*method.OPTIONS, *cell.fixed, *point} - {*CONFIG_FIELDS}
         options = {name: value for name, value in values.items() if name in option_names}
         if not method.uses_length:
             fields.pop("length", None)
@@ -174,7 +174,7 @@ class Space:
         all_options = {**given_options, **options} if isinstance(given_options, Mapping) else given_options
         return TrialConfig.from_dict({**fields, "options": all_options})
 
-    def sample_trial(self, cell: Cell) -> TrialConfig:
+    def sample_config(self, cell: Cell) -> TrialConfig:
         """Return a valid trial of the cell, for planning: at the first point if there is one, else at the low ends."""
         return self.config(cell, {**self.low_ends(cell), **(cell.first[0] if cell.first else {})}, seed=0)
 
@@ -186,7 +186,7 @@ class Space:
             for name, searched_range in cell.search.items()
         }
 
-    def largest_trials(self, cell: Cell) -> list[TrialConfig]:
+    def largest_configs(self, cell: Cell) -> list[TrialConfig]:
         """Return one trial for each method that the cell searches, at the high ends of the ranges."""
         point = self.low_ends(cell)  # a list of names keeps its first value
         for name, searched_range in cell.search.items():
@@ -198,9 +198,9 @@ class Space:
         method_names = choice.values if isinstance(choice, Choice) else [{**self.base, **cell.fixed}.get("method")]
         return [self.config(cell, {**point, "method": name}, seed=0) for name in method_names]
 
-    def sample_trials(self, cell: Cell) -> list[TrialConfig]:
+    def sample_configs(self, cell: Cell) -> list[TrialConfig]:
         """Return the sample trial of a cell with each backbone, task and precision that the cell searches."""
-        configs = [self.sample_trial(cell)]
+        configs = [self.sample_config(cell)]
         for name in ("backbone", "task", "precision"):
             values = getattr(cell.search.get(name), "values", None)
             if values:
@@ -208,9 +208,9 @@ class Space:
         return configs
 
     @property
-    def all_sample_trials(self) -> list[TrialConfig]:
-        """The result of `sample_trials` for all cells, in their order."""
-        return [config for cell in self.cells for config in self.sample_trials(cell)]
+    def all_sample_configs(self) -> list[TrialConfig]:
+        """The result of `sample_configs` for all cells, in their order."""
+        return [config for cell in self.cells for config in self.sample_configs(cell)]
 
     def mismatch_reason(self, cell: Cell, config: TrialConfig) -> str:
         """Return the reason why a trial does not belong to the cell; an empty text if it does belong."""
@@ -270,8 +270,8 @@ class Space:
         not_hashed = ("confirm_seeds", "title", "sampler")
         settings = {name: value for name, value in without_paths(self.to_dict()).items() if name not in not_hashed}
         # The content of a task's folder can change while its name stays the same.
-        configs = [config for config in map(self.sample_trial, self.cells) if Path(config.task).is_absolute()]
-        folder_contents = {folder_name(config.task): [config.template, config.label_words] for config in configs}
+        configs = [config for config in map(self.sample_config, self.cells) if Path(config.task).is_absolute()]
+        folder_contents = {name_without_path(config.task): [config.template, config.label_words] for config in configs}
         settings |= {"folders": folder_contents} if folder_contents else {}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -282,7 +282,7 @@ def without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in settings.items():
         if name == "search" and isinstance(value, Mapping):
             result[name] = {
-                key: ", ".join(map(folder_name, str(text).split(", "))) if key in _FOLDER_FIELDS else text
+                key: ", ".join(map(name_without_path, str(text).split(", "))) if key in _FOLDER_FIELDS else text
                 for key, text in value.items()
             }
         elif isinstance(value, Mapping):
@@ -290,7 +290,7 @@ def without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
         elif isinstance(value, list):
             result[name] = [without_paths(item) if isinstance(item, Mapping) else item for item in value]
         else:
-            result[name] = folder_name(value) if name in _FOLDER_FIELDS and isinstance(value, str) else value
+            result[name] = name_without_path(value) if name in _FOLDER_FIELDS and isinstance(value, str) else value
     return result
 
 
@@ -311,7 +311,7 @@ def point_of(cell: Cell, config: TrialConfig) -> dict[str, Any]:
     for name in cell.search:
         method_name, dot, field_name = name.rpartition(".")
         if not dot or config.method == method_name:
-            value = getattr(config, field_name, None) if field_name in FIELDS else config.options.get(field_name)
+            value = getattr(config, field_name, None) if field_name in CONFIG_FIELDS else config.options.get(field_name)
             if value is not None:
                 point[name] = value
     return point

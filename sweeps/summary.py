@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Collection
 
 from lopt import commands
-from lopt.errors import cut_short
-from lopt.exit_codes import BUDGET, COMPLETE, INCOMPLETE, INTERRUPTED
+from lopt.errors import cut_after_word
+from lopt.exit_codes import BUDGET_REACHED, COMPLETE, INTERRUPTED, SWEEP_INCOMPLETE
 from lopt.locations import display_path
 from lopt.records import TrialRecord
 from sweeps.planning.plan import Plan
@@ -39,12 +39,12 @@ def summarise(
             f"stopped at a budget; {same_command} continues the run, and unfinished trials go on from their last "
             "evaluation"
         )
-        return "\n".join(lines), BUDGET
+        return "\n".join(lines), BUDGET_REACHED
     unconfirmed_names = _unconfirmed_names(plan, records)
     if unconfirmed_names:
         lines.append(f"no confirmed trial: {', '.join(unconfirmed_names)}")
     lines.append(f"report: {commands.command_line('report', store)}")
-    return "\n".join(lines), INCOMPLETE if count_by_status["failed"] or unconfirmed_names else COMPLETE
+    return "\n".join(lines), SWEEP_INCOMPLETE if count_by_status["failed"] or unconfirmed_names else COMPLETE
 
 
 def _failure_lines(store: Store, failed_records: list[TrialRecord], same_command: str) -> list[str]:
@@ -59,7 +59,7 @@ def _failure_lines(store: Store, failed_records: list[TrialRecord], same_command
     for error_type, records in sorted(records_by_type.items(), key=lambda item: -len(item[1])):
         message = " ".join(str((records[0].error or {}).get("message")).split())
         rerun_command = commands.command_line("lopt", "run", "--config", display_path(store.path(records[0].key)))
-        lines.append(f"  {len(records)} × {error_type}: {cut_short(message)}")
+        lines.append(f"  {len(records)} × {error_type}: {cut_after_word(message)}")
         lines.append(f"    to reproduce one: {rerun_command}")
     return lines
 

@@ -3,16 +3,16 @@
 When a time budget is used up, each running trial ends at its next evaluation, without a record, and goes back into the
 queue. The next command continues it from its checkpoint.
 
-queue.next ──> job ──> reports ──> early stopping, budget ──> continues or stops ──> record ──> queue.end
+queue.begin_next_trial ──> job ──> reports ──> early stopping, budget ──> continues or stops ──> record ──> queue.end
 """
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lopt.errors import cut_short
+from lopt.errors import cut_after_word
 from lopt.failure import failed_record
-from lopt.records import TrialRecord, now
+from lopt.records import TrialRecord, utc_now
 from sweeps.budget import Budget
 from sweeps.listener import Listener, Listeners
 from sweeps.results.run_folder import StoreError
@@ -74,7 +74,7 @@ class Supervisor:
         """Return whether the budget is spent. Running trials then end at their next evaluation, and no trial begins."""
         return self._budget.is_spent()
 
-    def next(self, name: str) -> Job | None:
+    def begin_next_trial(self, name: str) -> Job | None:
         """Begin the next trial under this name, and return its job; None if no trial may begin now.
 
         If it is None while no trial is running, the sweep is over.
@@ -83,26 +83,26 @@ class Supervisor:
             StoreError: Results cannot be written. `report` and `end` raise it, too.
         """
         self.is_held_back_by_budget = self._queue.has_waiting_trial and not self._budget.may_start()
-        trial = None if self.is_held_back_by_budget else self._queue.next()
+        trial = None if self.is_held_back_by_budget else self._queue.begin_next_trial()
         if trial is None:
             return None
         job = self._job_of(trial)
-        self._running_trials[name] = _RunningTrial(trial=trial, job=job, began_at=now())
+        self._running_trials[name] = _RunningTrial(trial=trial, job=job, began_at=utc_now())
         earlier_record = self._store.read(job.key)
         if earlier_record is not None and earlier_record.status == "failed":
             self._store.set_aside(earlier_record)
-        self._listeners.started(job)
+        self._listeners.on_started(job)
         return job
 
     def note_place(self, name: str) -> None:
         """Note that the trial has its place on a machine."""
         if running_trial := self._running_trials.get(name):
-            self._listeners.placed(running_trial.job)
+            self._listeners.on_placed(running_trial.job)
 
     def note_displacement(self, name: str) -> None:
         """Note that the trial's process has died and the trial waits for another place."""
         if running_trial := self._running_trials.get(name):
-            self._listeners.displaced(running_trial.job)
+            self._listeners.on_displaced(running_trial.job)
 
     def report(self, name: str, report: Report) -> bool:
         """Take a trial's report, and return whether the trial continues."""
@@ -112,7 +112,7 @@ class Supervisor:
         if report.get("store_error"):
             raise StoreError(report["store_error"])
         self._store.check()
-        self._listeners.reported(running_trial.job, report)
+        self._listeners.on_reported(running_trial.job, report)
         if report["status"] != "running":
             return True
         self._queue.report(running_trial.trial, report[STEP], report[SCORE])
@@ -131,7 +131,7 @@ class Supervisor:
         if decision is not Decision.STOP:
             return False
         self._store.write(_record_in(report))
-        self._listeners.stopped(running_trial.job, report)
+        self._listeners.on_stopped(running_trial.job, report)
         return True
 
     def note_death(self, name: str, error: Exception | None, *, had_begun: bool) -> None:
@@ -165,20 +165,20 @@ class Supervisor:
             record = _record_in(report)  # some file systems show a new file to other machines only later
         if record is None and has_died and not had_begun:
             self._queue.put_back(trial)
-            self._listeners.requeued(job)
+            self._listeners.on_requeued(job)
         elif record is None and not has_died and report != {}:
             # The budget has stopped the trial, because everything else that stops a trial writes a record. A later
             # command continues the trial.
             self._queue.put_back(trial)
-            self._listeners.paused(job, report or {})
+            self._listeners.on_paused(job, report or {})
         else:
             self._queue.end(trial, record)
             record = record or self._write_death(running_trial, error)
-            self._listeners.ended(job, record)
+            self._listeners.on_ended(job, record)
 
     def _write_death(self, running_trial: _RunningTrial, error: Exception | None) -> TrialRecord:
         """Write and return the record of a trial whose process died without leaving one."""
-        reason = f": {type(error).__name__}: {cut_short(' '.join(str(error).split()), 500)}" if error else ""
+        reason = f": {type(error).__name__}: {cut_after_word(' '.join(str(error).split()), 500)}" if error else ""
         job = running_trial.job
         record = failed_record(
             job.config,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lopt import exit_codes, tasks
-from lopt.config import TrialConfig, folder_name
+from lopt.config import TrialConfig, name_without_path
 from sweeps import trackers
 from sweeps.budget import Budget, OutOfTime
 from sweeps.listener import Listener, Listeners
@@ -46,7 +46,7 @@ class Sweep(Listener):
 
     def __init__(self, plan: Plan, store: Store, options: Options, command: list[str]) -> None:
         self.plan, self.store, self.options, self.command = plan, store, options, command
-        task_names = {config.task for config in plan.space.all_sample_trials}
+        task_names = {config.task for config in plan.space.all_sample_configs}
         self._task_titles = {name: tasks.get(name).title for name in task_names}
         self._began_at = time.monotonic()
         self._seconds_in_manifest = 0.0  # the part of `_elapsed_s()` that the manifest counts
@@ -124,15 +124,15 @@ class Sweep(Listener):
 
         with self.store.hold(), contextlib.ExitStack() as stack:
             finished_records = self._read_earlier_work().finished
-            sample_trials = self.plan.space.all_sample_trials
-            baselines = [sample_trials[index] for index in self._indices_without_baseline(sample_trials)]
+            sample_configs = self.plan.space.all_sample_configs
+            baselines = [sample_configs[index] for index in self._indices_without_baseline(sample_configs)]
             prediction = probe.predict(
                 self.plan.space,
                 self._hold_resources(stack),
                 resolve=self._resolved_settings,
                 baselines=baselines,
                 finished=finished_records,
-                audit=self.options.audit,
+                audit_share=self.options.audit,
                 audited_steps=self._audited_steps(),
                 price_per_hour=price_per_hour,
             )
@@ -182,12 +182,12 @@ class Sweep(Listener):
             identity=self.plan.space.identity(),
             command=self.command,
             profile=self.plan.space.profile,
-            left_out=self._left_out_keys,
+            left_out_keys=self._left_out_keys,
             titles=self._task_titles,
         )
         self._seconds_in_manifest = elapsed_s
 
-    def reported(self, job: Job, report: Report) -> None:
+    def on_reported(self, job: Job, report: Report) -> None:
         # The manifest is also written during the run, because a command that is killed cannot write it at its end.
         if self._elapsed_s() - self._seconds_in_manifest >= _MANIFEST_INTERVAL_S:
             self._write_manifest("running")
@@ -207,22 +207,23 @@ class Sweep(Listener):
         Raises:
             ValueError: Data or weights are missing or do not fit, or are not those that finished trials used.
         """
-        sample_trials = self.plan.space.all_sample_trials
+        sample_configs = self.plan.space.all_sample_configs
         print("preparing data and weights (missing files are downloaded once)", flush=True)
-        configs = [config.to_dict() for config in self._resolved_settings.with_run_precision(sample_trials)]
-        prepared = run_prepare(configs, self._indices_without_baseline(sample_trials))
+        configs = [config.to_dict() for config in self._resolved_settings.with_run_precision(sample_configs)]
+        prepared = run_prepare(configs, self._indices_without_baseline(sample_configs))
         if "error" in prepared:
             raise ValueError(prepared["error"])
-        self._resolved_settings.add(sample_trials, prepared["configs"])
+        self._resolved_settings.add(sample_configs, prepared["configs"])
         return prepared
 
     def _indices_without_baseline(self, configs: list[TrialConfig]) -> list[int]:
         """Return the index of one configuration for each pair of backbone and task that has no baseline yet."""
         stored_pairs = {
-            (folder_name(baseline["backbone"]), folder_name(baseline["task"])) for baseline in self.store.baselines()
+            (name_without_path(baseline["backbone"]), name_without_path(baseline["task"]))
+            for baseline in self.store.baselines()
         }
         first_index_by_pair = {
-            (folder_name(config.backbone), folder_name(config.task)): index
+            (name_without_path(config.backbone), name_without_path(config.task)): index
             for index, config in reversed(list(enumerate(configs)))
         }
         return [index for pair, index in first_index_by_pair.items() if pair not in stored_pairs]
@@ -235,12 +236,12 @@ class Sweep(Listener):
 
     def _is_complete(self, finished_records: list[TrialRecord]) -> bool:
         """Return whether no trial and no baseline is left. Nothing is started to find this out."""
-        if self._indices_without_baseline(self.plan.space.all_sample_trials):
+        if self._indices_without_baseline(self.plan.space.all_sample_configs):
             return False
         from sweeps.search.queue import TrialQueue
 
         queue = TrialQueue(self.plan.space, resolve=lambda config: config, finished=finished_records, failed=[])
-        return queue.counts() == (0, 0)  # of search trials and confirm trials that are left
+        return queue.count_unfinished_trials() == (0, 0)  # of search trials and confirm trials that are left
 
     # --- the trials ----------------------------------------------------------------------------------------------
 
@@ -269,12 +270,12 @@ class Sweep(Listener):
         if options.reuse:
             other_runs.announce(self.plan.search_trial_count + (self.plan.confirm_trial_count or 0))
         if options.warm_start:
-            metrics = {config.metric for config in space.all_sample_trials}
+            metrics = {config.metric for config in space.all_sample_configs}
             used_count = sum(record.metric in metrics for record in records_for_warm_start)
             unused_count = len(records_for_warm_start) - used_count
             note = f"; {unused_count} more cannot be used: they were selected by another metric" if unused_count else ""
             print(f"the search learns from {used_count} trial{'s' * (used_count != 1)} of other runs{note}", flush=True)
-        search_count, confirm_count = queue.counts()
+        search_count, confirm_count = queue.count_unfinished_trials()
         progress = Progress(
             total_count=len(finished_records) + search_count + (0 if space.by_size else confirm_count),
             done_count=len(finished_records),
@@ -282,7 +283,9 @@ class Sweep(Listener):
             total_grows=space.by_size,  # the confirm trials of a free search are known only when they start
         )
         self._followers.insert(0, progress)
-        early_stopping = EarlyStopping(space.stopping_rule, audit=options.audit, audited_steps=self._audited_steps())
+        early_stopping = EarlyStopping(
+            space.stopping_rule, audit_share=options.audit, audited_steps=self._audited_steps()
+        )
         early_stopping.replay(finished_records)
         listeners = [self._budget, self, *self._followers]
         return Supervisor(queue, early_stopping, self.store, self._budget, job_of=self._job_of, listeners=listeners)
@@ -314,7 +317,7 @@ class Sweep(Listener):
     def _run_here(self, start_supervisor: Callable[[Mapping[str, Any]], Supervisor]) -> Supervisor:
         """Run all trials in this process, one at a time."""
         supervisor, started_count = start_supervisor(self._resolve_settings(prepare)), 0
-        while job := supervisor.next(name := f"local-{started_count}"):
+        while job := supervisor.begin_next_trial(name := f"local-{started_count}"):
             started_count += 1
             supervisor.note_place(name)
             report: Report = {}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lopt import methods
-from lopt.config import FIELDS
+from lopt.config import CONFIG_FIELDS
 from lopt.records import TrialRecord
 from sweeps.planning.settings import REFUSED_FIELDS
 from sweeps.space import SPACE_FIELDS
@@ -26,7 +26,7 @@ def names_in_section(title):
 
 
 def test_every_key_of_set_is_listed():
-    assert names_in_section("Names for `--set`") == {*FIELDS, *SPACE_FIELDS} - REFUSED_FIELDS
+    assert names_in_section("Names for `--set`") == {*CONFIG_FIELDS, *SPACE_FIELDS} - REFUSED_FIELDS
 
 
 def test_every_option_of_a_method_is_listed():

@@ -8,7 +8,7 @@ from analysis.frontier import best_within, round_budgets
 from analysis.registry import Info, Missing, TableSpec
 from analysis.render import Column, Table, accuracy_column, count, interval, parameters_column, percent
 from analysis.stats import intervals_note
-from lopt.locations import location
+from lopt.locations import to_location
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ def compute(group: Group) -> Info[Row] | Missing:
                 cell=cell,
                 trial_key=trial.key,
                 load_line=f"load_prompt({json.dumps(artifact_path, ensure_ascii=False)})",
-                has_artifact=(location(trial.run) / "artifacts" / trial.key).is_dir(),
+                has_artifact=(to_location(trial.run) / "artifacts" / trial.key).is_dir(),
             )
         )
     return Info(group=group, rows=tuple(rows)) if rows else Missing("no confirmed trial has a held-out accuracy")

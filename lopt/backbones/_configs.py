@@ -45,10 +45,10 @@ class Facts:
         layers: number of layers.
         vocabulary: number of tokens.
         window: length of the longest input, in tokens.
-        hub: the model's name on the model hub, if the backbone has another name here.
+        hub_name: the model's name on the model hub, if the backbone has another name here.
         same_weights_note: how to get the same weights, in Markdown, if those on the hub differ.
         seq2seq: whether the model has an encoder and a decoder.
-        size: number of weights. If it is None, `count_weights` computes it.
+        weight_count: number of weights. If it is None, `count_weights` computes it.
         projections: (number of projections, fan_in, fan_out) for each shape of projection that LoRA adapts by default.
         count_weights: a function that returns the number of weights.
         find_projections: a function that takes LoRA's option `targets` (None for the default) and returns triples such
@@ -60,10 +60,10 @@ class Facts:
     vocabulary: int
     window: int
     licence: str = "unknown"
-    hub: str | None = None
+    hub_name: str | None = None
     same_weights_note: str | None = None
     seq2seq: bool = False
-    size: int | None = None
+    weight_count: int | None = None
     projections: Projections | None = None
     count_weights: Callable[[], int] | None = field(default=None, compare=False, repr=False)
     find_projections: Callable[[str | None], Projections] | None = field(default=None, compare=False, repr=False)
@@ -75,8 +75,8 @@ class Facts:
         Raises:
             ValueError: the number is not known, or no model can be built from the config.
         """
-        if self.size is not None:
-            return self.size
+        if self.weight_count is not None:
+            return self.weight_count
         if self.count_weights is None:
             raise ValueError("this backbone does not say how many weights its model has; give another backbone")
         return self.count_weights()

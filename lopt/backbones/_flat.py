@@ -152,7 +152,7 @@ class FlatForm:
         label_indices_B = to_device([flat_input.label_index_of_row[row] for row in range(len(ids))], self.device)
         return self._run(flat_input, label_indices_B, score_factor=score_factor)[label_indices_B]
 
-    def row_tokens(self, soft_prompt: SoftPrompt, length: int) -> int:
+    def token_count_of_row(self, soft_prompt: SoftPrompt, length: int) -> int:
         """Return about how many tokens a row takes in a pass. A stored token counts for a fraction of a token."""
         if soft_prompt.placement.is_prompt_first:
             return length  # the prompt is in the pass once for many rows

@@ -9,7 +9,7 @@ from lopt.backbones._checks import refuse_unused_weights
 from lopt.backbones._configs import DEQUANTISED_FORMATS
 from lopt.backbones._names import facts, local_folder
 from lopt.errors import first_line_of_error
-from lopt.files import refuse_pointer
+from lopt.files import refuse_lfs_pointer
 
 
 def torch_dtype(precision: str) -> Any:
@@ -26,7 +26,7 @@ def default_device() -> Any:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def from_source(
+def load_from_source(
     backbone_class: type, auto_class: str, name: str, revision: str, source: str | Path, precision: str
 ) -> Any:
     """Load a backbone from a folder or from the hub. Code that comes with a model is never executed.
@@ -128,7 +128,7 @@ def revision_of(name: str) -> str:
         suffixes = (".safetensors", ".bin", ".json", ".model", ".txt")
         files = sorted(file for file in folder.iterdir() if file.suffix in suffixes)
         for file in files:
-            refuse_pointer(file)
+            refuse_lfs_pointer(file)
         return _hash_files(folder, tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
     try:
         from huggingface_hub import hf_hub_download

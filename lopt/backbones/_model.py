@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, device, dtype
 
 # Matches config keys that cap the logits. A key that begins with "attn" caps attention scores instead.
+_SCALE_TOKEN_COUNT = 5000  # number of the commonest tokens whose embeddings say how large embeddings are
 _LOGIT_CAP_KEY = re.compile(r"^(?!attn).*logits?_soft_?cap")
 
 
@@ -41,7 +42,7 @@ class Vocabulary:
         """Return the embeddings `[X, H]` of token ids `[X]`, in float64."""
         return self.embed(ids).double().cpu().numpy()
 
-    def ordinary_ids(self, count: int) -> np.ndarray:
+    def ordinary_token_ids(self, count: int) -> np.ndarray:
         """Return the first `count` token ids that are not special.
 
         They belong to the commonest tokens, because vocabularies are sorted by frequency or in the order of BPE's
@@ -53,6 +54,13 @@ class Vocabulary:
         token_count = min(len(self.tokenizer), self.size)
         first_ids = range(min(token_count, count + len(special_ids)))
         return np.array([token_id for token_id in first_ids if token_id not in special_ids][:count])
+
+    @property
+    def scale(self) -> float:
+        """Root mean square of the entries of the commonest tokens' embeddings."""
+        import numpy as np
+
+        return float(np.sqrt(np.mean(self.token_embeddings(self.ordinary_token_ids(_SCALE_TOKEN_COUNT)) ** 2)))
 
     def label_word_embeddings(self) -> np.ndarray:
         """Return the mean embedding of each label word's tokens, `[C, H]`, float64."""
@@ -192,7 +200,7 @@ class Backbone(ABC):
                 logits_BC = self._logits_from_rows_of_head(state_BH, label_ids_C)
         return _at_least_fp32(logits_BC)
 
-    def row_tokens(self, soft_prompt: SoftPrompt, length: int) -> int:
+    def token_count_of_row(self, soft_prompt: SoftPrompt, length: int) -> int:
         """Return how many tokens a row with a text of this length takes in a pass of several rows.
 
         From this the number of rows in a pass is computed.

@@ -12,8 +12,8 @@ from lopt import registry
 from lopt.backbones._configs import Facts, facts_from_config
 from lopt.backbones._model import Backbone
 from lopt.errors import first_line_of_error
-from lopt.files import refuse_pointer
-from lopt.registry import nearest
+from lopt.files import refuse_lfs_pointer
+from lopt.registry import did_you_mean
 
 
 class BackboneSpec(Protocol):
@@ -80,7 +80,9 @@ def facts(name: str) -> Facts:
             if name == spec.name or local_folder(name) is None:
                 return known_facts
             # A folder below LOPT_MODEL_DIR may hold another model of this name, so its config gives the numbers.
-            return dataclasses.replace(_facts_from_config_file(name), licence=known_facts.licence, hub=known_facts.hub)
+            return dataclasses.replace(
+                _facts_from_config_file(name), licence=known_facts.licence, hub_name=known_facts.hub_name
+            )
     return _facts_from_config_file(name)
 
 
@@ -91,7 +93,7 @@ def _facts_from_config_file(name: str) -> Facts:
 @lru_cache(maxsize=32)
 def _read_facts(name: str, folder: Path | None) -> Facts:
     if folder is not None:
-        refuse_pointer(folder / "config.json")
+        refuse_lfs_pointer(folder / "config.json")
     try:
         if folder is not None:
             path = folder / "config.json"
@@ -105,6 +107,6 @@ def _read_facts(name: str, folder: Path | None) -> Facts:
     except Exception as error:  # the hub's client raises many kinds of errors; here they all mean the same
         raise ValueError(
             f"backbone {name!r} is neither known ({', '.join(names())}) nor a folder with a config.json, and the hub "
-            f"gave no config.json ({first_line_of_error(error)}).{nearest(name, names())}"
+            f"gave no config.json ({first_line_of_error(error)}).{did_you_mean(name, names())}"
         ) from None
     return facts_from_config(name, config)

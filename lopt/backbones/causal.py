@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from lopt.backbones import Backbone, Facts, from_source, revision_of, source_of, window_of
+from lopt.backbones import Backbone, Facts, load_from_source, revision_of, source_of, window_of
 from lopt.special_tokens import end_tokens, without_end_tokens
 
 if TYPE_CHECKING:
@@ -97,9 +97,9 @@ class CausalBackbone(Backbone):
             )
         return without_mask
 
-    def row_tokens(self, soft_prompt: Any, length: int) -> int:
-        row_tokens = super().row_tokens if self.flat is None else self.flat.row_tokens
-        return row_tokens(soft_prompt, length)
+    def token_count_of_row(self, soft_prompt: Any, length: int) -> int:
+        token_count_of_row = super().token_count_of_row if self.flat is None else self.flat.token_count_of_row
+        return token_count_of_row(soft_prompt, length)
 
     def uncached_texts(self, soft_prompt: Any, texts: Any) -> Any:
         return [] if self.flat is None else self.flat.uncached_texts(soft_prompt, texts)
@@ -162,10 +162,10 @@ class CausalSpec:
             vocabulary=50257,
             window=1024,
             licence="MIT",
-            size=size,
+            weight_count=weight_count,
             projections=((layers, width, 3 * width),),
         )
-        for name, width, layers, size in (
+        for name, width, layers, weight_count in (
             ("gpt2", 768, 12, 124_439_808),
             ("gpt2-medium", 1024, 24, 354_823_168),
             ("gpt2-large", 1280, 36, 774_030_080),
@@ -173,7 +173,7 @@ class CausalSpec:
     }
 
     def load(self, name: str, precision: str) -> Backbone:
-        return from_source(
+        return load_from_source(
             CausalBackbone, "AutoModelForCausalLM", name, self.revision(name), source_of(name), precision
         )
 

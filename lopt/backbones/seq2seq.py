@@ -7,7 +7,7 @@ The decoder's input is `[start, <extra_id_0>]`, and the label is read at its sec
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from lopt.backbones import Backbone, Facts, from_source, revision_of, source_of, window_of
+from lopt.backbones import Backbone, Facts, load_from_source, revision_of, source_of, window_of
 
 SENTINEL = "<extra_id_0>"
 _MARKED_SENTINEL = "\N{LOWER ONE EIGHTH BLOCK}<extra_id_0>"  # mT5's token begins with the character that marks a blank
@@ -97,10 +97,10 @@ class Seq2SeqSpec:
             window=512,
             licence="Apache-2.0",
             seq2seq=True,
-            size=size,
+            weight_count=weight_count,
             projections=((6 * layers, width, width),),  # q and v of 3 attentions in each layer: encoder, decoder, cross
         )
-        for name, width, layers, size in (
+        for name, width, layers, weight_count in (
             ("t5-small", 512, 6, 60_506_624),
             ("t5-base", 768, 12, 222_903_552),
             ("t5-large", 1024, 24, 737_668_096),
@@ -108,7 +108,7 @@ class Seq2SeqSpec:
     }
 
     def load(self, name: str, precision: str) -> Backbone:
-        return from_source(
+        return load_from_source(
             Seq2SeqBackbone, "AutoModelForSeq2SeqLM", name, self.revision(name), source_of(name), precision
         )
 

@@ -70,7 +70,7 @@ class TinySpec:
             vocabulary=257 + len(_LABEL_WORDS),
             window=window,
             licence="none",
-            size=27_200,
+            weight_count=27_200,
             projections=((_LAYERS, _WIDTH, _WIDTH), (_LAYERS, _WIDTH, _WIDTH // 2)),
         )
         for name, window in _WINDOWS.items()

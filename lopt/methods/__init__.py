@@ -17,10 +17,10 @@ from lopt.methods._base import (
     Recipe,
     Shape,
     TrainableModel,
-    choice_option,
-    init_option,
-    real_option,
-    seed_option,
+    check_choice_option,
+    check_init_option,
+    check_real_option,
+    check_seed_option,
 )
 from lopt.methods._prompt import LARGEST_USUAL_RANK, LONGEST, Factor, PromptMethod, usual_length
 from lopt.methods._weights import WeightMethod
@@ -39,7 +39,7 @@ def names() -> list[str]:
 
 def in_order() -> list[Method]:
     """Return all methods in the order in which spaces and reports list them."""
-    return sorted(registry.plugins("lopt.methods").values(), key=lambda method: (method.place, method.name))
+    return sorted(registry.plugins("lopt.methods").values(), key=lambda method: (method.sort_order, method.name))
 
 
 def options() -> set[str]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from lopt.backbones import Backbone, Facts
 from lopt.ranges import Range
-from lopt.registry import nearest
+from lopt.registry import did_you_mean
 from lopt.settings import TrialSettings
 from lopt.soft_prompt import SoftPrompt
 from lopt.types import Tensor
@@ -86,12 +86,14 @@ class TrainableModel:
         backbone: the shared backbone, or the trial's own copy.
         factors: trained tensors by name. They are leaves of the autograd graph.
         soft_prompt: a function that makes the soft prompt from the factors. For weight methods it returns None.
+        units: by a factor's name, the unit of its values and its learning rate, if it is not 1.
     """
 
     backbone: Backbone
     factors: dict[str, Tensor]
     soft_prompt: Callable[[], SoftPrompt | None]
     counts: Counts
+    units: Mapping[str, float] = field(default_factory=dict)
 
 
 class Method(ABC):
@@ -102,10 +104,10 @@ class Method(ABC):
         colour: colour in the report's figures. It is one of the report's own (blue, vermillion, green, orange, sky,
             purple, ink, muted) or any colour of matplotlib, such as "#aa3377". None means ink.
         marker: one of matplotlib's markers.
-        place: number by which spaces and reports sort the methods, lowest first. Equal numbers are sorted by name.
+        sort_order: number by which spaces and reports sort the methods, lowest first. Equal numbers are sorted by name.
         shares_backbone: whether the method leaves the backbone as it is. See also `TrialConfig.shares_backbone`.
-        paper: length and rank in the paper. The free search tries them first. A method without them takes part in that
-            search only if the user names it.
+        paper_size: length and rank in the paper. The free search tries them first. A method without them takes part in
+            that search only if the user names it.
         trains_whole_prompt: whether X itself is trained and nothing else. A sweep then also says how low-rank the
             trained X is (`lopt.low_rank`).
         has_adapter: whether PEFT has an adapter for what is trained. See `adapter_config`.
@@ -118,11 +120,11 @@ class Method(ABC):
     title: str
     colour: str | None = None
     marker: str | None = None
-    place = 1000
+    sort_order = 1000
     uses_length = True
     uses_rank = True
     shares_backbone = True
-    paper: ClassVar[Mapping[str, int] | None] = None
+    paper_size: ClassVar[Mapping[str, int] | None] = None
     trains_whole_prompt: ClassVar[bool] = False
     has_adapter: ClassVar[bool] = False
     recipe: ClassVar[Recipe]
@@ -199,18 +201,18 @@ class Method(ABC):
             raise ValueError(f"rank is {rank}, but {self.name} has no rank: leave it out")
         for name in options:
             if name not in self.OPTIONS:
-                valid_options = f"{', '.join(self.OPTIONS) or 'none'}.{nearest(name, self.OPTIONS)}"
+                valid_options = f"{', '.join(self.OPTIONS) or 'none'}.{did_you_mean(name, self.OPTIONS)}"
                 raise ValueError(f"unknown option {name!r} of method {self.name}; valid: {valid_options}")
         all_options = {**self.OPTIONS, **options}
         self.check_options(all_options)
         return all_options
 
     @property
-    def has_forms(self) -> bool:
-        """Whether the method has a customary length and rank for a budget (`within`). The frontier shows no others."""
-        return type(self).within is not Method.within
+    def has_usual_sizes(self) -> bool:
+        """Whether `usual_size_within` gives lengths and ranks. The frontier shows only methods that have them."""
+        return type(self).usual_size_within is not Method.usual_size_within
 
-    def within(self, budget: int, width: int) -> tuple[int | None, int | None] | None:
+    def usual_size_within(self, budget: int, width: int) -> tuple[int | None, int | None] | None:
         """Return the customary length and rank with which the method uses as much of a budget as possible.
 
         Args:
@@ -223,31 +225,31 @@ class Method(ABC):
         return None
 
 
-def real_option(name: str, value: Any, meaning: str = "") -> None:
+def check_real_option(name: str, value: Any, meaning: str = "") -> None:
     """Raise ValueError unless an option is a number above 0. `meaning` says in the message what the number is."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
         raise ValueError(f"{name} is {value!r}; give a number above 0{f' ({meaning})' if meaning else ''}")
 
 
-def choice_option(name: str, value: Any, valid_words: Iterable[str]) -> None:
+def check_choice_option(name: str, value: Any, valid_words: Iterable[str]) -> None:
     """Raise ValueError unless an option is one of the valid words."""
     valid_words = tuple(valid_words)
     if value not in valid_words:
-        raise ValueError(f"{name} is {value!r}; valid: {', '.join(valid_words)}.{nearest(value, valid_words)}")
+        raise ValueError(f"{name} is {value!r}; valid: {', '.join(valid_words)}.{did_you_mean(value, valid_words)}")
 
 
-def init_option(value: Any) -> str:
+def check_init_option(value: Any) -> str:
     """Check the `init` option and return it: a word of `initial.DRAW_BY_INIT`, or the folder of a trained prompt, with
     its shape and hash added (`lopt.initial.pin_saved_prompt`)."""
     from lopt.initial import DRAW_BY_INIT, pin_saved_prompt
 
     if isinstance(value, str) and (os.path.sep in value or os.path.isdir(value)):
         return pin_saved_prompt(value)
-    choice_option("init", value, DRAW_BY_INIT)
+    check_choice_option("init", value, DRAW_BY_INIT)
     return value
 
 
-def seed_option(name: str, value: Any) -> None:
+def check_seed_option(name: str, value: Any) -> None:
     """Raise ValueError unless an option is a seed or None, for the trial's own seed."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**32):
         raise ValueError(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lopt.backbones import Backbone, Vocabulary
-from lopt.methods._base import Counts, Method, Recipe, Shape, TrainableModel, choice_option
+from lopt.methods._base import Counts, Method, Recipe, Shape, TrainableModel, check_choice_option
 from lopt.placement import PLACEMENTS, PREFIX
 from lopt.ranges import Real, Whole
 from lopt.settings import TrialSettings
@@ -19,11 +19,14 @@ from lopt.types import Tensor
 if TYPE_CHECKING:
     import numpy as np
 
-    from lopt.initial import Draw
+    from lopt.initial import DrawFunction
 
 LEAST_USUAL_LENGTH, LENGTH_PER_RANK = 20, 4  # from LoPT's paper: n = 20 and r = ⌊n/4⌋
 LONGEST = 100  # the largest n in the papers
 LARGEST_USUAL_RANK = LONGEST // LENGTH_PER_RANK  # far above this rank, LoPT has more parameters than X itself
+
+
+UNITS = ("absolute", "embeddings")  # values of the option `unit`
 
 
 def usual_length(rank: int) -> int:
@@ -39,12 +42,17 @@ class Factor:
         draw: function that draws the initial values.
         trainable: whether the matrix is trained. If not, it is frozen and keeps its random initial values.
         seed: seed of the initial values. None means the trial's own seed.
+        scale_power: the power of the embeddings' scale by which this factor has to grow so that the prompt grows with
+            that scale. The option `unit` uses it.
+        draws_embeddings: whether `draw` returns embeddings, which have their scale already.
     """
 
     shape: tuple[int, ...]
-    draw: Draw
+    draw: DrawFunction
     trainable: bool = True
     seed: int | None = None
+    scale_power: float = 0.0
+    draws_embeddings: bool = False
 
     @property
     def size(self) -> int:
@@ -54,10 +62,16 @@ class Factor:
 class PromptMethod(Method):
     """Base of prompt methods. A plugin sets the class attributes and implements `factors`, `closed_form` and `prompt`.
 
-    Every prompt method has the option `placement`, a name in `lopt.placement.PLACEMENTS`.
+    Every prompt method has two options:
+
+    - `placement`: a name in `lopt.placement.PLACEMENTS`.
+    - `unit`: the unit of initial values and learning rates. "absolute" takes these numbers as they are. "embeddings"
+      takes them as multiples of the root mean square of the backbone's token embeddings. (Where the prompt is a product
+      of two factors, each factor gets the square root of that unit.) Then the same numbers train a model of another
+      scale in the same way, because Adafactor moves each entry by about the learning rate, however large the entry is.
     """
 
-    OPTIONS: ClassVar[Mapping[str, Any]] = {"placement": PREFIX.name}
+    OPTIONS: ClassVar[Mapping[str, Any]] = {"placement": PREFIX.name, "unit": "absolute"}
     # Code bases such as LoPT's search this range of learning rates with Adafactor.
     ranges: ClassVar = {"learning_rate": Real(1e-3, 1.0, log=True), "length": Whole(5, 100, log=True)}
     recipe: ClassVar = Recipe(learning_rate=0.3)  # LoPT, arXiv 2406.19486: Adafactor at a constant rate, no warm-up
@@ -88,7 +102,8 @@ class PromptMethod(Method):
 
     def check(self, *, length: int | None, rank: int | None, options: Mapping[str, Any]) -> dict[str, Any]:
         all_options = super().check(length=length, rank=rank, options=options)
-        choice_option("placement", all_options["placement"], PLACEMENTS)
+        check_choice_option("placement", all_options["placement"], PLACEMENTS)
+        check_choice_option("unit", all_options["unit"], UNITS)
         return all_options
 
     def largest_rank(self, length: int | None) -> int | None:
@@ -114,7 +129,18 @@ class PromptMethod(Method):
                 continue
             stream_seed = [seed if factor.seed is None else factor.seed, position, int(factor.trainable)]
             values[name] = factor.draw(RandomState(stream_seed), factor.shape, vocabulary)
+        for name, unit in ({} if frozen_only else self.units(shape, vocabulary)).items():
+            if not self.factors(shape)[name].draws_embeddings:
+                values[name] = unit * values[name]
         return values
+
+    def units(self, shape: Shape, vocabulary: Vocabulary | None) -> dict[str, float]:
+        """Return by the factor's name the unit of its initial values and learning rate, if it differs from 1."""
+        if shape.options["unit"] == "absolute":
+            return {}
+        assert vocabulary is not None
+        factors = self.factors(shape)
+        return {name: vocabulary.scale**factor.scale_power for name, factor in factors.items() if factor.scale_power}
 
     def frozen_factors(self, config: TrialSettings, width: int, *, dtype: Any) -> dict[str, Tensor]:
         """Return the frozen random matrices of a trial, on the CPU, exactly as in training."""
@@ -139,8 +165,8 @@ class PromptMethod(Method):
 
         dtype = torch.float64 if backbone.dtype == torch.float64 else torch.float32
         shape = Shape(width=backbone.width, length=config.length, rank=config.rank, options=config.options)
+        vocabulary = backbone.vocabulary(tuple(config.label_words or ()))
         if values is None:
-            vocabulary = backbone.vocabulary(tuple(config.label_words or ()))
             values_by_name = self.initial_values(shape, config.seed, vocabulary)
             trained_names = [name for name, factor in self.factors(shape).items() if factor.trainable]
             values = {name: torch.tensor(values_by_name[name]) for name in trained_names}
@@ -154,4 +180,5 @@ class PromptMethod(Method):
             factors=factors,
             soft_prompt=lambda: self.soft_prompt({**frozen_factors, **factors}, config.options),
             counts=self.counts(shape),
+            units=self.units(shape, vocabulary),
         )

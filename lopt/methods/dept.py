@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from lopt.initial import constant, kaiming_uniform, make_prompt_draw
-from lopt.methods import Counts, Factor, PromptMethod, Recipe, Shape, init_option, real_option
+from lopt.methods import Counts, Factor, PromptMethod, Recipe, Shape, check_init_option, check_real_option
 from lopt.ranges import Choice, Real, Whole
 from lopt.settings import TrialSettings
 from lopt.types import Tensor
@@ -29,8 +29,8 @@ class DePT(PromptMethod):
 
     name = "dept"
     title = "DePT"
-    colour, marker, place = "orange", "D", 40
-    paper: ClassVar = {"length": 40, "rank": 45}
+    colour, marker, sort_order = "orange", "D", 40
+    paper_size: ClassVar = {"length": 40, "rank": 45}
     recipe: ClassVar = Recipe(learning_rate=0.3, optimizer="adamw", schedule="linear", warmup=0.017)
     ranges: ClassVar = {
         **PromptMethod.ranges,
@@ -55,8 +55,8 @@ class DePT(PromptMethod):
                 f"update_tokens is {update_tokens!r}; give a whole number, 1 or more (s, the longest text)"
             )
         for name in ("update_learning_rate", "alpha", "adam_eps", "init_bound"):
-            real_option(name, options[name])
-        options["init"] = init_option(options["init"])
+            check_real_option(name, options[name])
+        options["init"] = check_init_option(options["init"])
 
     def largest_rank(self, length: int | None) -> None:
         return None
@@ -71,10 +71,13 @@ class DePT(PromptMethod):
         options, prompt_shape = shape.options, (shape.n, shape.width)
         return {
             "P": Factor(
-                shape=prompt_shape, draw=make_prompt_draw(options["init"], options["init_bound"], prompt_shape)
+                shape=prompt_shape,
+                draw=make_prompt_draw(options["init"], options["init_bound"], prompt_shape),
+                scale_power=1.0,
+                draws_embeddings=options["init"] != "uniform",
             ),
             "A": Factor(shape=(options["update_tokens"], shape.r), draw=kaiming_uniform()),
-            "B": Factor(shape=(shape.r, shape.width), draw=constant(0.0)),
+            "B": Factor(shape=(shape.r, shape.width), draw=constant(0.0), scale_power=1.0),
         }
 
     def closed_form(self, shape: Shape) -> int:
@@ -92,7 +95,7 @@ class DePT(PromptMethod):
         scale = options["alpha"] / tensors["A"].shape[-1] ** 0.5
         return scale * (tensors["A"] @ tensors["B"])
 
-    def within(self, budget: int, width: int) -> tuple[int, int] | None:
+    def usual_size_within(self, budget: int, width: int) -> tuple[int, int] | None:
         """Give about half of the budget to the prompt, as the paper's (40, 45) and (60, 30) do at 76,800 parameters."""
         length = max(1, min(budget // (2 * width), (budget - self.OPTIONS["update_tokens"] - width) // width))
         rank = (budget - length * width) // (self.OPTIONS["update_tokens"] + width)

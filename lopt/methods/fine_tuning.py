@@ -20,7 +20,7 @@ class FineTuning(WeightMethod):
 
     name = "fine_tuning"
     title = "Fine-tuning"
-    colour, marker, place = "muted", "X", 70
+    colour, marker, sort_order = "muted", "X", 70
     uses_rank = False
     recipe: ClassVar = Recipe(learning_rate=3e-4, optimizer="adamw", schedule="linear", warmup=0.025)
     ranges: ClassVar = {"learning_rate": Real(1e-6, 1e-3, log=True)}

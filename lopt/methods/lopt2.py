@@ -9,9 +9,9 @@ from lopt.methods import (
     Factor,
     PromptMethod,
     Shape,
-    choice_option,
-    real_option,
-    seed_option,
+    check_choice_option,
+    check_real_option,
+    check_seed_option,
     usual_length,
 )
 from lopt.ranges import Whole
@@ -33,8 +33,8 @@ class LoPT2(PromptMethod):
 
     name = "lopt2"
     title = "LoPT-2"
-    colour, marker, place = "green", "^", 30
-    paper: ClassVar = {"length": 20, "rank": 5}
+    colour, marker, sort_order = "green", "^", 30
+    paper_size: ClassVar = {"length": 20, "rank": 5}
     ranges: ClassVar = {**PromptMethod.ranges, "rank": Whole(1, 16, log=True)}
     OPTIONS: ClassVar[Mapping[str, Any]] = {
         **PromptMethod.OPTIONS,
@@ -47,17 +47,17 @@ class LoPT2(PromptMethod):
     FORMER_DEFAULTS: ClassVar[Mapping[str, Any]] = {"x0_seed": 0}
 
     def check_options(self, options: dict[str, Any]) -> None:
-        choice_option("activation", options["activation"], ACTIVATIONS)
+        check_choice_option("activation", options["activation"], ACTIVATIONS)
         bound_names = ["init_bound", "x0_bound"] + (["u_bound"] if options["u_bound"] is not None else [])
         for name in bound_names:
-            real_option(name, options[name], "the bound a of initial values in [-a, a]")
-        seed_option("x0_seed", options["x0_seed"])
+            check_real_option(name, options[name], "the bound a of initial values in [-a, a]")
+        check_seed_option("x0_seed", options["x0_seed"])
 
     def factors(self, shape: Shape) -> dict[str, Factor]:
         options, width = shape.options, shape.width
         return {
             "U": Factor(shape=(width, shape.r), draw=uniform(options["u_bound"] or width**-0.5)),
-            "V": Factor(shape=(shape.r, width), draw=uniform(options["init_bound"])),
+            "V": Factor(shape=(shape.r, width), draw=uniform(options["init_bound"]), scale_power=1.0),
             "X0": Factor(
                 shape=(shape.n, width), draw=uniform(options["x0_bound"]), trainable=False, seed=options["x0_seed"]
             ),
@@ -72,7 +72,7 @@ class LoPT2(PromptMethod):
         activate = getattr(functional, options["activation"])
         return activate(tensors["X0"] @ tensors["U"]) @ tensors["V"]
 
-    def within(self, budget: int, width: int) -> tuple[int, int] | None:
+    def usual_size_within(self, budget: int, width: int) -> tuple[int, int] | None:
         rank = min(LARGEST_USUAL_RANK, budget // (2 * width))
         return (usual_length(rank), rank) if rank else None
 

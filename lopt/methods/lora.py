@@ -8,7 +8,7 @@ import numpy as np
 
 from lopt.backbones import inject_adapters, target_names
 from lopt.errors import import_optional
-from lopt.methods import Counts, Recipe, Shape, WeightMethod, real_option
+from lopt.methods import Counts, Recipe, Shape, WeightMethod, check_real_option
 from lopt.ranges import Real, Whole
 from lopt.settings import TrialSettings
 from lopt.types import Tensor
@@ -27,15 +27,15 @@ class LoRA(WeightMethod):
 
     name = "lora"
     title = "LoRA"
-    colour, marker, place = "sky", "P", 60
-    paper: ClassVar = {"rank": 8}
+    colour, marker, sort_order = "sky", "P", 60
+    paper_size: ClassVar = {"rank": 8}
     recipe: ClassVar = Recipe(learning_rate=5e-4, optimizer="adamw", schedule="linear", warmup=0.06, weight_decay=0.1)
     ranges: ClassVar = {"learning_rate": Real(1e-4, 1e-2, log=True), "rank": Whole(1, 64, log=True)}
     OPTIONS: ClassVar[Mapping[str, Any]] = {"alpha": 16.0, "targets": None}
     has_adapter = True
 
     def check_options(self, options: dict[str, Any]) -> None:
-        real_option("alpha", options["alpha"])
+        check_real_option("alpha", options["alpha"])
         targets = options["targets"]
         if targets is not None and (not isinstance(targets, str) or not all(targets.split("+"))):
             raise ValueError(f"targets is {targets!r}; give names of the model's modules, as in q_proj+v_proj")

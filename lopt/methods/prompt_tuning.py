@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from lopt.initial import make_prompt_draw
-from lopt.methods import LONGEST, Factor, PromptMethod, Shape, init_option, real_option
+from lopt.methods import LONGEST, Factor, PromptMethod, Shape, check_init_option, check_real_option
 from lopt.types import Tensor
 
 
@@ -21,20 +21,21 @@ class PromptTuning(PromptMethod):
 
     name = "prompt_tuning"
     title = "Prompt tuning"
-    colour, marker, place = "vermillion", "s", 10
-    paper: ClassVar = {"length": 10}
+    colour, marker, sort_order = "vermillion", "s", 10
+    paper_size: ClassVar = {"length": 10}
     uses_rank = False
     trains_whole_prompt = True
     OPTIONS: ClassVar[Mapping[str, Any]] = {**PromptMethod.OPTIONS, "init": "uniform", "init_bound": 0.5}
 
     def check_options(self, options: dict[str, Any]) -> None:
-        options["init"] = init_option(options["init"])
-        real_option("init_bound", options["init_bound"], "the bound a of initial values in [-a, a]")
+        options["init"] = check_init_option(options["init"])
+        check_real_option("init_bound", options["init_bound"], "the bound a of initial values in [-a, a]")
 
     def factors(self, shape: Shape) -> dict[str, Factor]:
         options, prompt_shape = shape.options, (shape.n, shape.width)
         draw = make_prompt_draw(options["init"], options["init_bound"], prompt_shape)
-        return {"X": Factor(shape=prompt_shape, draw=draw)}
+        draws_embeddings = options["init"] != "uniform"
+        return {"X": Factor(shape=prompt_shape, draw=draw, scale_power=1.0, draws_embeddings=draws_embeddings)}
 
     def closed_form(self, shape: Shape) -> int:
         return shape.n * shape.width
@@ -42,7 +43,7 @@ class PromptTuning(PromptMethod):
     def prompt(self, tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> Tensor:
         return tensors["X"]
 
-    def within(self, budget: int, width: int) -> tuple[int, None] | None:
+    def usual_size_within(self, budget: int, width: int) -> tuple[int, None] | None:
         length = min(LONGEST, budget // width)
         return (length, None) if length else None
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from lopt.initial import constant, normal, xavier_uniform
-from lopt.methods import LONGEST, Factor, PromptMethod, Recipe, Shape, seed_option
+from lopt.methods import LONGEST, Factor, PromptMethod, Recipe, Shape, check_seed_option
 from lopt.ranges import Real, Whole
 from lopt.types import Tensor
 
@@ -24,8 +24,8 @@ class ULPT(PromptMethod):
 
     name = "ulpt"
     title = "ULPT"
-    colour, marker, place = "purple", "v", 50
-    paper: ClassVar = {"length": 100, "rank": 16}
+    colour, marker, sort_order = "purple", "v", 50
+    paper_size: ClassVar = {"length": 100, "rank": 16}
     recipe: ClassVar = Recipe(learning_rate=0.6, optimizer="adamw", schedule="linear", warmup=0.017)
     ranges: ClassVar = {
         **PromptMethod.ranges,
@@ -36,7 +36,7 @@ class ULPT(PromptMethod):
     FORMER_DEFAULTS: ClassVar[Mapping[str, Any]] = {"projection_seed": 0}
 
     def check_options(self, options: dict[str, Any]) -> None:
-        seed_option("projection_seed", options["projection_seed"])
+        check_seed_option("projection_seed", options["projection_seed"])
 
     def largest_rank(self, length: int | None) -> None:
         return None
@@ -44,8 +44,8 @@ class ULPT(PromptMethod):
     def factors(self, shape: Shape) -> dict[str, Factor]:
         return {
             "Z": Factor(shape=(shape.n, shape.r), draw=normal(1.0)),
-            "s": Factor(shape=(shape.width,), draw=constant(1.0)),
-            "b": Factor(shape=(shape.width,), draw=constant(0.0)),
+            "s": Factor(shape=(shape.width,), draw=constant(1.0), scale_power=1.0),
+            "b": Factor(shape=(shape.width,), draw=constant(0.0), scale_power=1.0),
             "P": Factor(
                 shape=(shape.r, shape.width),
                 draw=xavier_uniform(),
@@ -61,7 +61,7 @@ class ULPT(PromptMethod):
         scale, shift = tensors["s"].unsqueeze(-2), tensors["b"].unsqueeze(-2)
         return (tensors["Z"] @ tensors["P"]) * scale + shift
 
-    def within(self, budget: int, width: int) -> tuple[int, int] | None:
+    def usual_size_within(self, budget: int, width: int) -> tuple[int, int] | None:
         """Return the paper's n = 100 and the largest rank within the budget, at most the paper's largest."""
         rank = min(LARGEST_RANK, (budget - 2 * width) // LONGEST)
         return (LONGEST, rank) if rank >= 1 else None

@@ -28,7 +28,7 @@ def get(name: object) -> Task:
             return read_task_folder(Path(os.path.expanduser(name)))
         raise ValueError(
             f"unknown task {name!r}; valid: {', '.join(names())}, or a folder with a task.toml (there is no folder "
-            f"{os.path.abspath(name)!r}).{registry.nearest(name, names())}"
+            f"{os.path.abspath(name)!r}).{registry.did_you_mean(name, names())}"
         )
     return registry.find("lopt.tasks", name, "task")
 

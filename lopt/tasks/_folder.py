@@ -25,7 +25,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lopt.registry import nearest
+from lopt.registry import did_you_mean
 from lopt.rows import read_rows
 from lopt.tasks._task import Division, Row, Task
 
@@ -68,7 +68,7 @@ def _parse_task(folder: Path, toml_text: str) -> Task:
     for key in entries:
         if key not in _VALID_KEYS:
             raise ValueError(
-                f"{task_file}: unknown entry {key!r}; valid: {', '.join(_VALID_KEYS)}.{nearest(key, _VALID_KEYS)}"
+                f"{task_file}: unknown entry {key!r}; valid: {', '.join(_VALID_KEYS)}.{did_you_mean(key, _VALID_KEYS)}"
             )
     missing_keys = [key for key in (*_REQUIRED_KEYS, *(() if "data" in entries else _SPLIT_KEYS)) if key not in entries]
     if missing_keys:
@@ -99,9 +99,9 @@ def _parse_task(folder: Path, toml_text: str) -> Task:
         raise ValueError(
             f"{task_file}: `label` is {label!r}, but `columns` lists it as a text column; give another column"
         )
-    cut = entries.get("cut", entries["columns"][-1])
-    if cut not in entries["columns"]:
-        raise ValueError(f"{task_file}: `cut` is {cut!r}; valid: {', '.join(entries['columns'])}")
+    cut_column = entries.get("cut", entries["columns"][-1])
+    if cut_column not in entries["columns"]:
+        raise ValueError(f"{task_file}: `cut` is {cut_column!r}; valid: {', '.join(entries['columns'])}")
     if bad_rows not in _VALID_BAD_ROWS:
         raise ValueError(f"{task_file}: `bad_rows` is {bad_rows!r}; valid: {', '.join(_VALID_BAD_ROWS)}")
     division = _parse_division(task_file, entries)
@@ -123,12 +123,12 @@ def _parse_task(folder: Path, toml_text: str) -> Task:
         classes=tuple(entries["classes"]),
         template=entries["template"],
         label_words=tuple(entries["label_words"]),
-        cut=cut,
+        cut_column=cut_column,
         label=label,
         train=train,
         report=report,
         load=lambda split: _read_named_file(folder / split),
-        divided=division,
+        division=division,
         bad_rows=bad_rows,
     )
     try:

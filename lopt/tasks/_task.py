@@ -39,13 +39,13 @@ class Task:
         causal_template: the template for causal models, for tasks whose `template` was written for T5. It ends in a
             cue, because a causal model reads the label after the last token.
         label_words: one word for each class. Each begins with a space, as words in running text do.
-        cut: the column that loses text when an input is too long.
+        cut_column: the column that loses text when an input is too long.
         label: name of the column with the class, as a number or a name.
         train, report: names of two splits: the one that is trained on and the one that is reported on.
         report_size: number of rows of the official reported split.
         hub: the arguments of `datasets.load_dataset`, for tasks on the hub.
         load: function that returns the rows of a split, for tasks that are not on the hub.
-        divided: how one file is divided, for a task whose two splits are parts of one file.
+        division: how one file is divided, for a task whose two splits are parts of one file.
         bad_rows: what a row without text or class leads to: "refuse" raises an error, "skip" leaves the row out.
     """
 
@@ -55,7 +55,7 @@ class Task:
     classes: tuple[str, ...]
     template: str
     label_words: tuple[str, ...]
-    cut: str
+    cut_column: str
     causal_template: str | None = None
     label: str = "label"
     train: str = "train"
@@ -63,7 +63,7 @@ class Task:
     report_size: int | None = None
     hub: tuple[str, ...] = ()
     load: Callable[[str], Iterable[Row]] | None = None
-    divided: Division | None = None
+    division: Division | None = None
     bad_rows: str = "refuse"
 
     def template_for(self, backbone: str) -> str:
@@ -94,10 +94,13 @@ class Task:
                     f"template {template!r} names {{{name}}}, which is not a column of {self.name}; "
                     f"{self._valid_fields_text()}"
                 )
-        if self.cut not in field_names:
-            raise ValueError(f"template {template!r} leaves out {{{self.cut}}}, the text to be classified; add it")
-        if template.count("{" + self.cut + "}") > 1:  # {{text}} is literal text; cutting would take it for a field
-            raise ValueError(f"template {template!r} names {{{self.cut}}} twice; name it once")
+        if self.cut_column not in field_names:
+            raise ValueError(
+                f"template {template!r} leaves out {{{self.cut_column}}}, the text to be classified; add it"
+            )
+        # {{text}} is literal text, but cutting would take it for a field.
+        if template.count("{" + self.cut_column + "}") > 1:
+            raise ValueError(f"template {template!r} names {{{self.cut_column}}} twice; name it once")
         are_words = all(isinstance(word, str) and word.strip() and is_utf8(word) for word in label_words)
         if len(label_words) != len(self.classes) or not are_words:
             raise ValueError(

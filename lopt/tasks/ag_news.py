@@ -10,7 +10,7 @@ SPEC = Task(
     classes=("World", "Sports", "Business", "Sci/Tech"),
     template="{text} It was about",
     label_words=(" politics", " sports", " business", " technology"),
-    cut="text",
+    cut_column="text",
     report="test",
     report_size=7600,
 )

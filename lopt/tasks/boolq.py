@@ -17,6 +17,6 @@ SPEC = Task(
     template="hypothesis: {question}. premise: {passage} {mask}",
     causal_template="{passage} Question: {question}? Answer:",
     label_words=(" no", " yes"),
-    cut="passage",
+    cut_column="passage",
     report_size=3270,
 )

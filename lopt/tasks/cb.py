@@ -17,6 +17,6 @@ SPEC = Task(
     template="hypothesis: {hypothesis}. premise: {premise} {mask}",
     causal_template="{premise} Question: {hypothesis} Yes, no, or maybe? Answer:",
     label_words=(" yes", " no", " maybe"),
-    cut="premise",
+    cut_column="premise",
     report_size=56,
 )

@@ -54,7 +54,7 @@ SPEC = Task(
     classes=("negative", "positive"),
     template="{text} It was",
     label_words=(" bad", " great"),
-    cut="text",
+    cut_column="text",
     report="test",
     load=rows,
 )

@@ -17,6 +17,6 @@ SPEC = Task(
     template="sentence1: {premise} sentence2: {hypothesis} {mask}",
     causal_template="{premise} Question: {hypothesis} Yes or no? Answer:",
     label_words=(" yes", " no"),
-    cut="premise",
+    cut_column="premise",
     report_size=277,
 )

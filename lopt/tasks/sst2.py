@@ -14,7 +14,7 @@ SPEC = Task(
     classes=("negative", "positive"),
     template="{sentence} It was",
     label_words=(" negative", " positive"),
-    cut="sentence",
+    cut_column="sentence",
     report="validation",
     report_size=872,
 )

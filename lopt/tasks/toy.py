@@ -34,7 +34,7 @@ SPEC = Task(
     classes=("negative", "positive"),
     template="{text} It was",
     label_words=(" bad", " great"),
-    cut="text",
+    cut_column="text",
     report_size=_ROW_COUNTS["validation"],
     load=rows,
 )

@@ -20,6 +20,6 @@ SPEC = Task(
         "Answer:"
     ),
     label_words=(" no", " yes"),
-    cut="sentence1",
+    cut_column="sentence1",
     report_size=638,
 )

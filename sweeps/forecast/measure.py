@@ -23,7 +23,7 @@ from sweeps.work.process import release_memory, set_threads
 
 if TYPE_CHECKING:
     from lopt.backbones import Backbone
-    from lopt.encoding import Encoded
+    from lopt.encoding import EncodedExamples
     from lopt.training import Trial
 
 MIN_MEASURING_S = 6.0  # the steps of each kind of trial are measured for at least this time
@@ -61,7 +61,7 @@ def measure(configs: Sequence[Mapping[str, Any]], packed_count: int | None, thre
         `hardware`: the machine, as in records.
     """
     from lopt import backbones
-    from lopt.records import provenance
+    from lopt.records import collect_provenance
 
     set_threads(thread_count)
     trial_configs = [TrialConfig.from_dict(values) for values in configs]
@@ -83,7 +83,7 @@ def measure(configs: Sequence[Mapping[str, Any]], packed_count: int | None, thre
         "costs": [cost_by_index[index] for index in range(len(trial_configs))],
         "figures": figures,
         "spread": max(spreads),
-        "hardware": provenance()["hardware"],
+        "hardware": collect_provenance()["hardware"],
     }
 
 
@@ -143,13 +143,15 @@ def _measure_kind(configs: Sequence[TrialConfig], packed_count: int | None) -> t
         # The slope of the line through two measured points. It is negative if one trial alone uses the device poorly.
         alone_step_token_count = _step_tokens(first_trial.config, backbone, first_trial.data.train)
         token_s = min(token_s, (step_s - alone_step_s) / (sum(step_token_counts) - alone_step_token_count))
-    evaluated_token_count = sum(_pass_tokens(trial.config, backbone, trial.data.selection.lengths) for trial in trials)
+    evaluated_token_count = sum(
+        _pass_tokens(trial.config, backbone, trial.data.selection.token_counts) for trial in trials
+    )
     rates = _Rates(
         fixed_s=step_s - token_s * sum(step_token_counts),
         min_step_s=min(step_s, alone_step_s or step_s),
         token_s=token_s,
         evaluated_token_s=max(0.0, median(loop.evaluation_times_s)) / evaluated_token_count,
-        scored_token_s=score_s / _pass_tokens(first_trial.config, backbone, first_trial.data.test.lengths),
+        scored_token_s=score_s / _pass_tokens(first_trial.config, backbone, first_trial.data.test.token_counts),
         begin_s=median(begin_times_s),
     )
     costs = [_costs(config, rates, backbone) for config in islice(cycle(configs), len(trials))]
@@ -192,7 +194,7 @@ class _TimedLoop:
         self._advance, self._trials, self._backbone = advance, trials, trials[0].backbone
         self._mean_step_tokens = 0.0
         for trial in trials:
-            config, lengths = trial.config, trial.data.train.lengths
+            config, lengths = trial.config, trial.data.train.token_counts
             self._mean_step_tokens += min(config.batch_size, len(lengths)) * (
                 float(lengths.mean()) + (config.length or 0)
             )
@@ -238,15 +240,15 @@ def _pass_tokens(config: TrialConfig, backbone: Backbone, lengths: np.ndarray) -
     soft_prompt = methods.get(config.method).begin(backbone, config).soft_prompt()
     assert soft_prompt is not None
     distinct_lengths, counts = np.unique(lengths, return_counts=True)
-    return float(counts @ [backbone.row_tokens(soft_prompt, int(length)) for length in distinct_lengths])
+    return float(counts @ [backbone.token_count_of_row(soft_prompt, int(length)) for length in distinct_lengths])
 
 
-def _step_tokens(config: TrialConfig, backbone: Backbone, train: Encoded) -> float:
+def _step_tokens(config: TrialConfig, backbone: Backbone, train: EncodedExamples) -> float:
     """Return the mean number of tokens of a training step.
 
     The tokens of one soft prompt are added, because all rows of a pass may share it.
     """
-    row_tokens = min(config.batch_size, len(train)) / len(train) * _pass_tokens(config, backbone, train.lengths)
+    row_tokens = min(config.batch_size, len(train)) / len(train) * _pass_tokens(config, backbone, train.token_counts)
     return row_tokens + (config.length or 0)
 
 
@@ -254,12 +256,14 @@ def _costs(config: TrialConfig, rates: _Rates, backbone: Backbone) -> dict[str, 
     """Return the times of a trial, in seconds. Evaluations are those of all its examples, not of the measured part."""
     from lopt import data
 
-    trial_data = data.prepare(config, backbone)
+    trial_data, held_out = data.prepare_data(config, backbone), data.prepare_held_out(config, backbone)
+    scored_counts = held_out.token_counts if len(held_out) > len(trial_data.selection) else np.zeros(0, dtype=np.int64)
     return {
         "fixed_s": rates.fixed_s,
         "min_step_s": rates.min_step_s,
         "step_s": rates.token_s * _step_tokens(config, backbone, trial_data.train),
-        "evaluation_s": rates.evaluated_token_s * _pass_tokens(config, backbone, trial_data.selection.lengths),
+        "evaluation_s": rates.evaluated_token_s * _pass_tokens(config, backbone, trial_data.selection.token_counts),
         "begin_s": rates.begin_s,
-        "score_s": rates.scored_token_s * _pass_tokens(config, backbone, trial_data.test.lengths),
+        "score_s": rates.scored_token_s * _pass_tokens(config, backbone, trial_data.test.token_counts),
+        "held_out_s": rates.scored_token_s * _pass_tokens(config, backbone, scored_counts),
     }

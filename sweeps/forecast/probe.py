@@ -40,9 +40,9 @@ class Resources:
     Attributes:
         device_count: the number of GPUs, or of nodes without a GPU.
         max_concurrent: the largest number of trials that run at once.
-        shared_backbone_share: the share of a device that a trial with a shared backbone takes; None if no trials share
+        shared_share: the share of a device that a trial with a shared backbone takes; None if no trials share
             a backbone.
-        alone_share: the share of a device that any other trial takes.
+        solo_share: the share of a device that any other trial takes.
         measure_start_s: returns the seconds until the first trial begins, without the time for the baselines.
         measure: runs `sweeps.forecast.measure.measure` on configurations, where they would train.
         slowdown: the factor by which everything takes longer in a sweep than in the measurement.
@@ -50,8 +50,8 @@ class Resources:
 
     device_count: int
     max_concurrent: int
-    shared_backbone_share: float | None
-    alone_share: float
+    shared_share: float | None
+    solo_share: float
     measure_start_s: Callable[[], float]
     measure: Callable[[list[TrialConfig]], Mapping[str, Any]]
     slowdown: float = 1.0
@@ -64,7 +64,7 @@ def predict(
     resolve: Callable[[TrialConfig], TrialConfig],
     baselines: Sequence[TrialConfig],
     finished: Sequence[TrialRecord],
-    audit: float = 0.0,
+    audit_share: float = 0.0,
     audited_steps: Mapping[str, int] = MappingProxyType({}),
     price_per_hour: float | None = None,
 ) -> dict[str, Any]:
@@ -74,10 +74,11 @@ def predict(
         resolve: fills in the precision and the revisions of a configuration.
         baselines: trials whose zero-shot baseline is still to be scored.
         finished: records of trials that earlier commands have finished.
-        audit, audited_steps: as for `EarlyStopping`.
+        audit_share, audited_steps: as for `EarlyStopping`.
         price_per_hour: the price of the machines, in any currency.
     """
-    from sweeps.forecast.simulate import HIGH, LOW, Cost, forecast
+    from sweeps.forecast.cost import Cost
+    from sweeps.forecast.simulate import HIGH, LOW, forecast
 
     slowdown, device_count = resources.slowdown, resources.device_count
     cells_and_configs = [(cell, resolve(config)) for cell in space.cells for config in sample_configs(space, cell)]
@@ -85,9 +86,9 @@ def predict(
     costs_by_cell: dict[str, list[Cost]] = {cell.name: [] for cell in space.cells}
     baseline_s_by_backbone_and_task: dict[tuple[str, str], float] = {}
     for (cell, config), measured_times in zip(cells_and_configs, measurement["costs"], strict=True):
-        shares_device = resources.shared_backbone_share is not None and config.shares_backbone
-        shared_share, alone_share = resources.shared_backbone_share, resources.alone_share
-        device_share = shared_share if shares_device and shared_share else alone_share
+        shares_device = resources.shared_share is not None and config.shares_backbone
+        shared_share = resources.shared_share
+        device_share = shared_share if shares_device and shared_share else resources.solo_share
         stratum = space.stratum(cell, config)
         times = {name: slowdown * seconds for name, seconds in measured_times.items()}
         baseline_s_by_backbone_and_task[config.backbone, config.task] = times["score_s"]
@@ -113,7 +114,7 @@ def predict(
         spread=spread,
         start_s=start_s,
         finished=finished,
-        audit=audit,
+        audit_share=audit_share,
         audited_steps=audited_steps,
     )
     price_per_s = (price_per_hour or 0.0) / 3600
@@ -161,8 +162,8 @@ def resources_of_this_process(elapsed_s: float) -> Resources:
     return Resources(
         device_count=1,
         max_concurrent=1,
-        shared_backbone_share=None,
-        alone_share=1.0,
+        shared_share=None,
+        solo_share=1.0,
         measure_start_s=lambda: elapsed_s,
         measure=lambda configs: measure([config.to_dict() for config in configs], None, None),
     )
@@ -171,7 +172,7 @@ def resources_of_this_process(elapsed_s: float) -> Resources:
 def sample_configs(space: Space, cell: Cell) -> list[TrialConfig]:
     """Return trials that represent a cell: random ones if trials differ in more than learning rates, or else one."""
     if all(name.endswith("learning_rate") for name in cell.search):
-        return [space.sample_trial(cell)]
+        return [space.sample_config(cell)]
     generator = np.random.default_rng(0)
 
     def random_point() -> dict[str, Any]:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sweeps.planning.points import trial_count
+from sweeps.forecast.cost import Cost
+from sweeps.planning.points import search_trial_count
 from sweeps.search.early_stopping import Decision, EarlyStopping
 from sweeps.search.turns import CellCounts, Turns
 from sweeps.search.winners import winners_confirm_trials
@@ -29,23 +30,7 @@ _QUALITY_GRAIN = 0.2  # qualities are rounded to multiples of this, because accu
 _ALMOST_ZERO_S = 1e-9
 
 # Returns the score of a trial at a rung, given the trial's number and the rung's index.
-QualityFunction = Callable[[int, int], float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """What a trial of one kind costs, in seconds."""
-
-    stratum: str
-    shares_device: bool  # whether the trial steps together with other trials on its device
-    device_share: float  # the share of a device that the trial takes
-    fixed_s: float  # the part of a step's time that counts once for all trials that step together
-    step_s: float  # what this trial adds to a step's time; may be negative (see `measure`)
-    evaluation_s: float  # time of one evaluation of the held-out examples
-    begin_s: float  # time that the trial takes on its device before its first step
-    score_s: float  # time of the trial's final evaluation, during which no trial on the device makes a step
-    eval_every: int  # number of steps between evaluations
-    min_step_s: float = 0.0  # no step takes less time
+ScoreFunction = Callable[[int, int], float]
 
 
 @dataclass(eq=False, kw_only=True)
@@ -124,11 +109,11 @@ class SimulatedSweep:
         costs: for each cell, the costs of the kinds of trial that its search may propose.
         device_count: the number of GPUs, or of nodes without a GPU.
         max_concurrent: the largest number of trials that run at once.
-        quality: returns the score of a trial at a rung.
+        score_at_rung: returns the score of a trial at a rung.
         pick_kind: chooses the kind of a proposed trial: given the number of kinds, it returns an index.
         finished: records of earlier commands; early stopping takes account of their scores.
-        search_trial_counts: the number of search trials of each cell (`trial_count`), if it has been counted already.
-        audit, audited_steps: as for `EarlyStopping`.
+        search_trial_counts: the number of search trials of each cell (`search_trial_count`), if known already.
+        audit_share, audited_steps: as for `EarlyStopping`.
         number: the number of this simulation. It is a part of the trials' keys, on which random choices depend.
 
     Attributes:
@@ -143,19 +128,19 @@ class SimulatedSweep:
         *,
         device_count: int,
         max_concurrent: int,
-        quality: QualityFunction,
+        score_at_rung: ScoreFunction,
         pick_kind: Callable[[int], Any] = lambda kind_count: 0,
         finished: Sequence[TrialRecord] = (),
         search_trial_counts: Sequence[int] = (),
-        audit: float = 0.0,
+        audit_share: float = 0.0,
         audited_steps: Mapping[str, int] = MappingProxyType({}),
         number: int = 0,
     ) -> None:
         self._space, self._max_concurrent = space, max_concurrent
-        self._score_at_rung, self._pick_kind, self._number = quality, pick_kind, number
-        self._early_stopping = EarlyStopping(space.stopping_rule, audit=audit, audited_steps=audited_steps)
+        self._score_at_rung, self._pick_kind, self._number = score_at_rung, pick_kind, number
+        self._early_stopping = EarlyStopping(space.stopping_rule, audit_share=audit_share, audited_steps=audited_steps)
         self._early_stopping.replay(finished)
-        planned_counts = search_trial_counts or [trial_count(space, cell) for cell in space.cells]
+        planned_counts = search_trial_counts or [search_trial_count(space, cell) for cell in space.cells]
         cells = [
             _simulated_cell(cell.name, cell_costs, planned_count, finished, space)
             for cell, cell_costs, planned_count in zip(space.cells, costs, planned_counts, strict=True)
@@ -203,7 +188,7 @@ class SimulatedSweep:
         trial.group = group
 
     def _next_trial(self) -> _Trial | None:
-        turn = self._turns.next()
+        turn = self._turns.take_next()
         if turn is None:
             return None
         cost = turn.waiting_trial or turn.cell.costs[self._pick_kind(len(turn.cell.costs))]
@@ -228,11 +213,11 @@ class SimulatedSweep:
             key = f"{self._number}-{trial.number}"
             if self._early_stopping.report(trial.cost.stratum, key, step, score) is Decision.STOP:
                 self._end_trial(trial)
-        elif trial.phase == "confirm" and trial.cost.score_s > 0:
+        elif (final_s := trial.cost.final_s(trial.phase)) > 0:
             assert trial.group is not None
-            trial.is_scoring, trial.idle_s = True, trial.cost.score_s
+            trial.is_scoring, trial.idle_s = True, final_s
             if trial.cost.shares_device:  # trials of a group are scored one after another
-                trial.group.blocked_s += trial.cost.score_s
+                trial.group.blocked_s += final_s
                 trial.idle_s = trial.group.blocked_s
         else:
             self._end_trial(trial)
@@ -276,7 +261,7 @@ def _simulated_cell(
     return cell
 
 
-def random_quality_function(generator: np.random.Generator, trial_count: int) -> QualityFunction:
+def random_score_function(generator: np.random.Generator, trial_count: int) -> ScoreFunction:
     """Return a function that gives the trials of one simulation random qualities.
 
     Two properties of the sweep are random, too: how closely the scores of one trial agree (`constancy`), and whether
@@ -285,13 +270,13 @@ def random_quality_function(generator: np.random.Generator, trial_count: int) ->
     constancy, trend = generator.uniform(0.4, 0.95), generator.normal(0.0, 0.5)
     quality_by_trial_number: dict[int, float] = {}
 
-    def quality(trial_number: int, rung_index: int) -> float:
+    def score_at_rung(trial_number: int, rung_index: int) -> float:
         if trial_number not in quality_by_trial_number:
             quality_by_trial_number[trial_number] = generator.normal() + trend * trial_number / max(1, trial_count)
         score = constancy * quality_by_trial_number[trial_number] + np.sqrt(1 - constancy**2) * generator.normal()
         return float(np.round(score / _QUALITY_GRAIN) * _QUALITY_GRAIN)
 
-    return quality
+    return score_at_rung
 
 
 @dataclass(frozen=True)
@@ -314,7 +299,7 @@ def forecast(
     spread: float,
     start_s: float = 0.0,
     finished: Sequence[TrialRecord] = (),
-    audit: float = 0.0,
+    audit_share: float = 0.0,
     audited_steps: Mapping[str, int] = MappingProxyType({}),
     simulation_count: int = SIMULATION_COUNT,
 ) -> Forecast:
@@ -323,11 +308,11 @@ def forecast(
     Args:
         spread: each simulated time is multiplied by a random factor, whose logarithm has this standard deviation.
         start_s: time before the first trial.
-        space, costs, device_count, max_concurrent, finished, audit, audited_steps: as for `SimulatedSweep`.
+        space, costs, device_count, max_concurrent, finished, audit_share, audited_steps: as for `SimulatedSweep`.
         simulation_count: the number of simulated sweeps.
     """
     durations_s, sweeps = [], []
-    search_trial_counts = [trial_count(space, cell) for cell in space.cells]
+    search_trial_counts = [search_trial_count(space, cell) for cell in space.cells]
     for seed in range(simulation_count):
         generator = np.random.default_rng(seed)
         sweep = SimulatedSweep(
@@ -335,11 +320,11 @@ def forecast(
             costs,
             device_count=device_count,
             max_concurrent=max_concurrent,
-            quality=random_quality_function(generator, sum(search_trial_counts)),
+            score_at_rung=random_score_function(generator, sum(search_trial_counts)),
             pick_kind=generator.integers,
             finished=finished,
             search_trial_counts=search_trial_counts,
-            audit=audit,
+            audit_share=audit_share,
             audited_steps=audited_steps,
             number=seed,
         ).run()

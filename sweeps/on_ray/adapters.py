@@ -46,7 +46,7 @@ class QueueSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a string
         with self._guarded_supervisor.interrupt_on_error() as supervisor:
-            job = supervisor.next(trial_id)
+            job = supervisor.begin_next_trial(trial_id)
             if job is not None:
                 return job.to_dict()
             return Searcher.FINISHED if supervisor.is_idle else None

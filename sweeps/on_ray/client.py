@@ -5,7 +5,7 @@ import time
 from collections.abc import Generator
 from typing import Any
 
-from lopt.errors import cut_short
+from lopt.errors import cut_after_word
 from sweeps.on_ray.keeper import KEEPER, current_device
 from sweeps.work.execution import Execution
 from sweeps.work.job import HANG_S, STEP, Job, Report, overdue_message
@@ -71,7 +71,7 @@ def reports_from_worker(job: Job) -> Generator[Report, None, None]:
             # If the count has risen, this worker was ended because another trial hung. That does not count as a death.
             death_count += ray.get(keeper.hang_count.remote(*device)) == hang_count
             if death_count == MAX_DEATHS:
-                reason = cut_short(" ".join(str(error).split()))
+                reason = cut_after_word(" ".join(str(error).split()))
                 message = f"the worker died {MAX_DEATHS} times, the last time after step {evaluated_step:,} ({reason})"
                 yield Execution(job).fail(RuntimeError(message))
                 return

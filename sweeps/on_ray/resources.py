@@ -69,8 +69,8 @@ def ray_resources(ready_cluster: ReadyCluster, elapsed_s: float) -> Resources:
     return Resources(
         device_count=max(1, gpu_count if machines.has_gpus else machines.node_count),
         max_concurrent=allocation.concurrent_count,
-        shared_backbone_share=shared_share,
-        alone_share=solo_share,
+        shared_share=shared_share,
+        solo_share=solo_share,
         measure_start_s=measure_start_s,
         measure=measure_on_cluster,
         slowdown=1.0 if machines.has_gpus else CPU_SLOWDOWN,

@@ -1,9 +1,9 @@
 """The check of a space before anything runs: a setting that its trials would refuse is an error at once."""
 
 from lopt import methods
-from lopt.config import FIELDS
+from lopt.config import CONFIG_FIELDS
 from lopt.ranges import Choice
-from lopt.registry import nearest
+from lopt.registry import did_you_mean
 from sweeps import samplers, stopping
 from sweeps.space import Cell, Space
 
@@ -25,7 +25,7 @@ def check_space(space: Space) -> None:
         _check_ranges(space, cell)
         _check_first_points(space, cell)
         trials_id = (
-            f"{space.sample_trial(cell).key} {sorted((name, str(values)) for name, values in cell.search.items())}"
+            f"{space.sample_config(cell).key} {sorted((name, str(values)) for name, values in cell.search.items())}"
         )
         if trials_id in cell_name_by_trials_id:
             raise ValueError(
@@ -69,7 +69,7 @@ def _check_first_points(space: Space, cell: Cell) -> None:
 def _check_names(space: Space, cell: Cell) -> None:
     """Raise ValueError on a name that is neither a field of TrialConfig nor an option of a method."""
     place = f"space {space.name}, cell {cell.name}"
-    valid_names = {*FIELDS, *methods.options()}
+    valid_names = {*CONFIG_FIELDS, *methods.options()}
     if "max_steps" in {*cell.fixed, *cell.search}:  # the cells share rungs and budgets
         raise ValueError(f"{place}: `max_steps` must be the same for all cells; set it in `base`")
     if "metric" in cell.search:  # scores by different metrics cannot be compared
@@ -80,5 +80,5 @@ def _check_names(space: Space, cell: Cell) -> None:
         if field_name not in valid_names or (dot and method not in methods.names()):
             raise ValueError(
                 f"{place}: unknown name {name!r}; valid names are the fields of TrialConfig and the options of methods."
-                f"{nearest(field_name, valid_names)}"
+                f"{did_you_mean(field_name, valid_names)}"
             )

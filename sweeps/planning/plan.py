@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lopt import methods
 from lopt.config import TrialConfig
-from sweeps.planning.points import trial_count
+from sweeps.planning.points import search_trial_count
 from sweeps.space import Space
 
 
@@ -14,14 +14,14 @@ class CellPlan:
     """The plan of one cell.
 
     Attributes:
-        sample_trial: One of its trials.
+        sample_config: Configuration of one of its trials.
         parameter_counts: Parameter counts of its trials; None if the method or the shape is searched.
         search: Range of each searched field, as text, by the field's name.
         trial_count: Number of search trials.
     """
 
     name: str
-    sample_trial: TrialConfig
+    sample_config: TrialConfig
     parameter_counts: methods.Counts | None
     search: dict[str, str]
     trial_count: int
@@ -68,15 +68,15 @@ def make_plan(space: Space) -> Plan:
     """
     cell_plans = []
     for cell in space.cells:
-        sample_trial = space.sample_trial(cell)
+        sample_config = space.sample_config(cell)
         searched_shape_fields = {"method", "length", "rank"} & {name.rpartition(".")[2] for name in cell.search}
         cell_plans.append(
             CellPlan(
                 name=cell.name,
-                sample_trial=sample_trial,
-                parameter_counts=None if searched_shape_fields else methods.counts_of(sample_trial),
+                sample_config=sample_config,
+                parameter_counts=None if searched_shape_fields else methods.counts_of(sample_config),
                 search={name: str(searched) for name, searched in cell.search.items()},
-                trial_count=trial_count(space, cell),
+                trial_count=search_trial_count(space, cell),
             )
         )
     return Plan(space, tuple(cell_plans))

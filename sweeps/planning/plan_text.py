@@ -4,7 +4,7 @@ from dataclasses import asdict, astuple
 from typing import Any
 
 from lopt import backbones, data, tasks
-from lopt.errors import one_line
+from lopt.errors import to_one_line
 from lopt.settings import METRICS
 from sweeps.planning import sizes
 from sweeps.planning.plan import Plan
@@ -34,12 +34,12 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
 
 def format_plan(plan: Plan, run: str) -> str:
     """Return the plan as text of several lines."""
-    space, sample_trial = plan.space, plan.cells[0].sample_trial
-    backbone_facts = backbones.facts(sample_trial.backbone)
-    task_names = sorted({cell.sample_trial.task for cell in plan.cells})
+    space, sample_config = plan.space, plan.cells[0].sample_config
+    backbone_facts = backbones.facts(sample_config.backbone)
+    task_names = sorted({cell.sample_config.task for cell in plan.cells})
     task_text = ", ".join(_task_title(name) for name in task_names)
     if len(task_names) == 1:
-        task_text += f"; label words {', '.join(map(repr, sample_trial.label_words or ()))}"
+        task_text += f"; label words {', '.join(map(repr, sample_config.label_words or ()))}"
     seeds_text = _count_text(space.confirm_seeds, "fresh seed")
     if plan.confirm_trial_count is None:
         confirm_text = f"then confirm trials (the best of each size with {seeds_text})"
@@ -50,9 +50,9 @@ def format_plan(plan: Plan, run: str) -> str:
     search_text = f"{_count_text(plan.search_trial_count, 'search trial')} ({_trials_per_cell_text(plan)})"
     lines = [
         f"{space.title}: space {space.name}, profile {space.profile}, run {run}",
-        f"  backbone   {sample_trial.backbone} (d = {backbone_facts.width:,}, {backbone_facts.layers} layers)",
+        f"  backbone   {sample_config.backbone} (d = {backbone_facts.width:,}, {backbone_facts.layers} layers)",
         f"  task       {task_text}",
-        f"  training   {_training_text(plan)}; {space.max_steps:,} steps, evaluated every {sample_trial.eval_every:,}",
+        f"  training   {_training_text(plan)}; {space.max_steps:,} steps, evaluated every {sample_config.eval_every:,}",
         f"  stopping   {_stopping_text(space)}",
         *_optional_lines(plan),
         f"  trials     {search_text}, {confirm_text}",
@@ -73,7 +73,7 @@ def format_plan(plan: Plan, run: str) -> str:
 
 def plan_notes(plan: Plan) -> list[str]:
     """Return notes on the tasks' rows and label words. A user should read them before anything runs."""
-    return list(dict.fromkeys(one_line(note) for cell in plan.cells for note in data.plan_notes(cell.sample_trial)))
+    return list(dict.fromkeys(to_one_line(note) for cell in plan.cells for note in data.plan_notes(cell.sample_config)))
 
 
 def _count_text(count: int, noun: str) -> str:
@@ -103,7 +103,7 @@ def _stopping_text(space: Space) -> str:
 
 def _optional_lines(plan: Plan) -> list[str]:
     """Return lines on settings that differ from the defaults: the sampler, dropout, the metric for selection."""
-    configs, lines = plan.space.all_sample_trials, []
+    configs, lines = plan.space.all_sample_configs, []
     if plan.space.sampler != "tpe":
         lines.append(f"  sampler    {plan.space.sampler}")
     dropout_rates = sorted({f"{config.dropout:g}" for config in configs if config.dropout})
@@ -137,7 +137,7 @@ _SCHEDULE_WORDS = {"constant": "constant", "linear": "falling"}
 
 def _training_text(plan: Plan) -> str:
     """Return the batch size, and the optimiser, schedule and learning rates if all methods of the space share them."""
-    configs = plan.space.all_sample_trials
+    configs = plan.space.all_sample_configs
     batch_text = "batch " + " or ".join(str(size) for size in sorted({config.batch_size for config in configs}))
     searches_method = any("method" in cell.search for cell in plan.cells)  # if so, `configs` have the first method only
     has_several_methods = len({config.method for config in configs}) > 1

@@ -36,7 +36,7 @@ def _combinations(values_by_name: dict[str, Any]) -> Iterator[dict[str, Any]]:
     return (dict(zip(values_by_name, combination, strict=True)) for combination in product(*values_by_name.values()))
 
 
-def trial_count(space: Space, cell: Cell) -> int:
+def search_trial_count(space: Space, cell: Cell) -> int:
     """Return the number of search trials of a cell: the number that the space asks for, or the number of different
     trials that the cell has, if that is smaller."""
     points = all_points(cell) if cell.search else iter([{}])

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lopt import backbones, methods, tasks
-from lopt.config import FIELDS, TrialConfig
+from lopt.config import CONFIG_FIELDS, TrialConfig
 from lopt.ranges import Choice, Range, Real, Whole
-from lopt.registry import nearest
+from lopt.registry import did_you_mean
 from sweeps.planning.check_space import check_space
 from sweeps.space import SPACE_FIELDS, Cell, Space, searched_names
 
@@ -46,9 +46,13 @@ def _with_setting(space: Space, key: str, text: str) -> Space:
     method, dot, field = key.rpartition(".")
     if dot and key not in names_in_search and field in names_in_search and _method_names(space) == {method}:
         key = field  # with one method only, as after --set method=lora, names of ranges have no prefix
-    valid_keys = sorted({*FIELDS, *methods.options(), *SPACE_FIELDS, *space.axes, *names_in_search} - REFUSED_FIELDS)
+    valid_keys = sorted(
+        {*CONFIG_FIELDS, *methods.options(), *SPACE_FIELDS, *space.axes, *names_in_search} - REFUSED_FIELDS
+    )
     if key not in valid_keys and key not in _options_with_prefix(space):
-        raise ValueError(f"unknown key {key!r} in --set; valid: {', '.join(valid_keys)}.{nearest(key, valid_keys)}")
+        raise ValueError(
+            f"unknown key {key!r} in --set; valid: {', '.join(valid_keys)}.{did_you_mean(key, valid_keys)}"
+        )
     if key in SPACE_FIELDS:
         value: Any = text.strip() if key in ("sampler", "stopping") else _parse_value(text)
         return dataclasses.replace(space, **{key: value})
@@ -135,7 +139,7 @@ def _options_with_prefix(space: Space) -> set[str]:
 
 def _check_option_has_method(space: Space, key: str) -> None:
     """Raise ValueError on an option that no method of the space has."""
-    if key in methods.options() and key not in FIELDS:
+    if key in methods.options() and key not in CONFIG_FIELDS:
         space_methods = sorted(_method_names(space))
         methods_with_option = [name for name in methods.names() if key in methods.get(name).OPTIONS]
         if not set(methods_with_option) & set(space_methods):
@@ -200,7 +204,7 @@ def _takes_real_numbers(name: str, old_range: Range) -> bool:
     if not isinstance(old_range, Choice):
         return isinstance(old_range, Real)
     field = name.rpartition(".")[2]
-    if field in FIELDS:
+    if field in CONFIG_FIELDS:
         return "float" in str(TrialConfig.__dataclass_fields__[field].type)
     defaults = [methods.get(method_name).OPTIONS.get(field) for method_name in methods.names()]
     return any(isinstance(value, float) for value in (*defaults, *old_range.values))

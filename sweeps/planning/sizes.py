@@ -6,7 +6,7 @@ from itertools import chain, cycle, islice
 
 from lopt import backbones, methods, tasks
 from lopt.config import TrialConfig
-from lopt.records import dumps
+from lopt.records import to_json
 from sweeps.planning.plan import Plan
 from sweeps.space import Cell
 
@@ -48,7 +48,7 @@ def most_tokens(plan: Plan) -> int | None:
     has no limit that is known without the data."""
     token_count = 0.0
     for cell, steps in _expected_steps(plan):
-        token_counts = [_most_tokens_per_step(config) for config in plan.space.largest_trials(cell)]
+        token_counts = [_most_tokens_per_step(config) for config in plan.space.largest_configs(cell)]
         if None in token_counts:
             return None
         token_count += steps * max(count for count in token_counts if count)
@@ -65,7 +65,7 @@ def _most_tokens_per_step(config: TrialConfig) -> int | None:
 def disk_use(plan: Plan) -> DiskUse:
     """Return the bytes that a run takes on disk: the records, the artifacts and predictions of confirm trials, and the
     checkpoints."""
-    configs_by_cell = [plan.space.largest_trials(cell) for cell in plan.space.cells]
+    configs_by_cell = [plan.space.largest_configs(cell) for cell in plan.space.cells]
     trial_count = plan.search_trial_count + (plan.confirm_trial_count or 0)
     evaluation_count = sum(
         steps / min(config.eval_every for config in configs)
@@ -101,7 +101,7 @@ def _artifact_bytes(config: TrialConfig) -> int:
     counts = method.counts(shape)
     bytes_per_name = _TENSOR_NAME_BYTES if method.uses_length else _WEIGHT_NAME_BYTES
     name_bytes = bytes_per_name * method.stored_tensor_count(shape)
-    description_bytes = len(dumps(config.to_dict()).encode()) + _DESCRIPTION_BYTES
+    description_bytes = len(to_json(config.to_dict()).encode()) + _DESCRIPTION_BYTES
     return _bytes_per_parameter(config) * (counts.trainable + counts.materialised) + name_bytes + description_bytes
 
 

@@ -4,7 +4,7 @@ Therefore a trial never loses steps. A process that was taken for dead may still
 steps than the checkpoints of its successor, so they are never used.
 """
 
-from lopt.locations import Location, write
+from lopt.locations import Location, write_file
 
 
 def newest_paths(folder: Location) -> dict[str, Location]:
@@ -30,7 +30,7 @@ def read(folder: Location, key: str) -> bytes | None:
 def write_step(folder: Location, key: str, step: int, content: bytes) -> None:
     """Write a trial's checkpoint after `step` steps, and remove those with fewer steps."""
     name = f"{key}-{step:09}.safetensors"
-    write(folder / name, content)
+    write_file(folder / name, content)
     for path in _sorted_checkpoints(folder, key):
         if path.name < name:
             path.unlink(missing_ok=True)

@@ -29,10 +29,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lopt.errors import one_line
+from lopt.errors import to_one_line
 from lopt.files import write_atomically
-from lopt.locations import Location, RemoteLocation, redact
-from lopt.records import now
+from lopt.locations import Location, RemoteLocation, redact_secrets
+from lopt.records import utc_now
 
 LEASE_S = 60.0  # a lease is over when its file has not changed for this long
 RENEW_S = 10.0  # how often the holder writes its lease again
@@ -87,8 +87,8 @@ def _describe_holder(command: list[str]) -> dict[str, Any]:
         "host": socket.gethostname(),
         "process": os.getpid(),
         "user": user,
-        "since": now(),
-        "command": [redact(word) for word in command],
+        "since": utc_now(),
+        "command": [redact_secrets(word) for word in command],
         "machine": _machine_id(),
         "id": secrets.token_hex(8),
     }
@@ -111,7 +111,7 @@ def _held_error(run: str, holder: dict[str, Any]) -> ValueError:
         description += f": {command}, process {holder.get('process')} of {holder.get('user')} on {holder.get('host')}"
         description += f", since {holder.get('since')}"
     advice = "Wait for it or end it, or give --name for a new run"
-    return ValueError(f"run {run!r} is being worked on by {one_line(description)}. {advice}")
+    return ValueError(f"run {run!r} is being worked on by {to_one_line(description)}. {advice}")
 
 
 def _parse_holder(content: bytes | str) -> dict[str, Any]:

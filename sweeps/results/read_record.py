@@ -4,8 +4,8 @@ import json
 import re
 from typing import Any
 
-from lopt.config import TrialConfig, key_of
-from lopt.errors import one_line
+from lopt.config import TrialConfig, key_of_values
+from lopt.errors import to_one_line
 from lopt.locations import Location, read_files
 from lopt.migrations import NewerSchemaError
 from lopt.records import TrialRecord
@@ -73,15 +73,15 @@ def parse_record(path: Location, content: bytes) -> TrialRecord:
             json.dumps(record.to_dict(), ensure_ascii=False).encode()
         if record.status == "complete" and record.selection_accuracy is None:
             raise ValueError("the trial is complete, but its `selection_accuracy` is missing")
-        if not path.name == f"{record.key}.json" == f"{key_of(record.config)}.json":
+        if not path.name == f"{record.key}.json" == f"{key_of_values(record.config)}.json":
             raise ValueError("its name, its key and its configuration do not match")
         return record
     except NewerSchemaError as error:
         raise NewerSchemaError(f"{path}: {error}; {NEWER_VERSION_ADVICE}") from None
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise DamagedRecordError(one_line(f"not JSON: {error}")) from None
+        raise DamagedRecordError(to_one_line(f"not JSON: {error}")) from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DamagedRecordError(one_line(error)) from None
+        raise DamagedRecordError(to_one_line(error)) from None
 
 
 def config_of(record: TrialRecord) -> TrialConfig:

@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lopt.errors import one_line
-from lopt.locations import check_can_replace, display_path, location, move_folder, redact, write
-from lopt.records import SCHEMA_VERSION, TrialRecord, dumps, now, provenance
+from lopt.errors import to_one_line
+from lopt.locations import check_can_replace, display_path, move_folder, redact_secrets, to_location, write_file
+from lopt.records import SCHEMA_VERSION, TrialRecord, collect_provenance, to_json, utc_now
 from sweeps.results import lock
 from sweeps.results.json_types import check_audits, check_baselines, check_manifest
 from sweeps.results.read_record import NEWER_VERSION_ADVICE
@@ -76,7 +76,7 @@ class RunFolder:
             raise ValueError(
                 f"run name {run!r} is not valid: give a letter or digit, and then letters, digits, '.', '_' and '-'"
             )
-        folder = location(out) / run
+        folder = to_location(out) / run
         if isinstance(folder, Path):
             folder = folder.absolute()
             if not folder.resolve().is_relative_to(folder.parent.resolve()):
@@ -121,7 +121,8 @@ class RunFolder:
 
     def store_error(self, reason: str) -> StoreError:
         """Return an error with the reason why results cannot be kept."""
-        return StoreError(f"results in {self} cannot be kept: {redact(reason)}. Fix that; the same command continues")
+        safe_reason = redact_secrets(reason)
+        return StoreError(f"results in {self} cannot be kept: {safe_reason}. Fix that; the same command continues")
 
     # --- manifest ----------------------------------------------------------------------------------------------
 
@@ -149,7 +150,7 @@ class RunFolder:
         command: list[str],
         profile: str,
         elapsed_s: float = 0.0,
-        left_out: Sequence[str] = (),
+        left_out_keys: Sequence[str] = (),
         titles: Mapping[str, str] | None = None,
     ) -> None:
         """Write the manifest.
@@ -159,7 +160,7 @@ class RunFolder:
             space: The space, as JSON.
             identity: A hash of everything that must not change during a run (`Space.identity`).
             elapsed_s: The time since this command last wrote the manifest. It is added to the time of the run so far.
-            left_out: Keys of trials that a changed space no longer has. Their records are kept, but not used.
+            left_out_keys: Keys of trials that a changed space no longer has. Their records are kept, but not used.
             titles: Titles of tasks, by name, for a report on a machine without the folder of a task. Titles that
                 earlier commands have written are kept.
         """
@@ -170,17 +171,17 @@ class RunFolder:
             "run": self.run,
             "profile": profile,
             "status": status,
-            "command": [redact(word) for word in command],
-            "started_at": earlier_manifest.get("started_at", now()),
-            "updated_at": now(),
+            "command": [redact_secrets(word) for word in command],
+            "started_at": earlier_manifest.get("started_at", utc_now()),
+            "updated_at": utc_now(),
             "elapsed_s": round(earlier_manifest.get("elapsed_s", 0.0) + elapsed_s, 3),
             "identity": identity,
             "space": dict(space),
-            "left_out": list(left_out),
+            "left_out": list(left_out_keys),
             "titles": {**(earlier_titles if isinstance(earlier_titles, dict) else {}), **(titles or {})},
-            "provenance": provenance(),
+            "provenance": collect_provenance(),
         }
-        write(self.folder / "manifest.json", dumps(content).encode())
+        write_file(self.folder / "manifest.json", to_json(content).encode())
 
     def left_out_keys(self) -> list[str]:
         """Return the keys of trials that are no longer used (see `write_manifest`)."""
@@ -193,12 +194,12 @@ class RunFolder:
         rest really took.
         """
         elapsed_before_s = (self.manifest() or {}).get("elapsed_s", 0.0)
-        facts = {"elapsed_before_s": elapsed_before_s, "made_at": now(), "provenance": provenance()}
-        write(self.folder / "probe.json", dumps({"prediction": dict(prediction), **facts}).encode())
+        facts = {"elapsed_before_s": elapsed_before_s, "made_at": utc_now(), "provenance": collect_provenance()}
+        write_file(self.folder / "probe.json", to_json({"prediction": dict(prediction), **facts}).encode())
 
     def write_baselines(self, baselines: list[dict[str, Any]]) -> None:
         """Write the zero-shot and majority-class accuracy of each backbone and task."""
-        write(self.folder / "baselines.json", dumps(baselines).encode())
+        write_file(self.folder / "baselines.json", to_json(baselines).encode())
 
     def baselines(self) -> list[dict[str, Any]]:
         """Return the baselines, or an empty list if none are written. A damaged file raises a ValueError."""
@@ -218,7 +219,7 @@ class RunFolder:
             check(content)
         except (ValueError, RecursionError) as error:
             raise ValueError(
-                f"{path} is damaged ({one_line(error)}): repair it, give --name for a new run, or give --fresh to "
+                f"{path} is damaged ({to_one_line(error)}): repair it, give --name for a new run, or give --fresh to "
                 "start this run over"
             ) from None
         return content
@@ -239,14 +240,14 @@ class RunFolder:
             new_path: Any = path.with_name(f"{path.name}.damaged")
             path.rename(new_path)
             note = f"renamed to {new_path.name}; the run continues without earlier audits"
-            print(f"{path} is damaged ({one_line(error)}); {note}", flush=True)
+            print(f"{path} is damaged ({to_one_line(error)}); {note}", flush=True)
             return {}
         return audits
 
     def add_audit(self, record: TrialRecord) -> None:
         """Add an audit: early stopping would have stopped the trial here. `record` is the trial's record so far."""
         audit = {"step": record.steps, "selection_accuracy": record.selection_accuracy or 0.0}
-        write(self.folder / "audits.json", dumps({**self.audits(), record.key: audit}).encode())
+        write_file(self.folder / "audits.json", to_json({**self.audits(), record.key: audit}).encode())
 
     def contains_run(self) -> bool:
         """Return whether the folder contains at least one file or folder of a run."""

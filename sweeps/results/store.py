@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from lopt import checkpoint
-from lopt.config import TrialConfig, folder_name
-from lopt.locations import Location, local_copy, remove_folder, write
+from lopt.config import TrialConfig, name_without_path
+from lopt.locations import Location, local_copy, remove_folder, write_file
 from lopt.low_rank import LowRank
 from lopt.metrics import Predictions
-from lopt.records import TrialRecord, dumps
+from lopt.records import TrialRecord, to_json
 from sweeps.results import checkpoint_file
 from sweeps.results.json_types import check_type
 from sweeps.results.read_record import DamagedRecordError, check_key, parse_record, read_records
@@ -56,7 +56,7 @@ class Store(RunFolder):
             for field in ("task", "backbone"):
                 folder = getattr(config, field)
                 if Path(folder).is_absolute():
-                    folders_by_field_and_name.setdefault((field, folder_name(folder)), set()).add(folder)
+                    folders_by_field_and_name.setdefault((field, name_without_path(folder)), set()).add(folder)
         self.current_folders = {
             field_and_name: next(iter(folders))
             for field_and_name, folders in folders_by_field_and_name.items()
@@ -69,7 +69,7 @@ class Store(RunFolder):
         for field in ("task", "backbone"):
             folder = values.get(field)
             if isinstance(folder, str) and Path(folder).is_absolute():
-                folders[field] = self.current_folders.get((field, folder_name(folder)), folder)
+                folders[field] = self.current_folders.get((field, name_without_path(folder)), folder)
         return {**values, **folders}
 
     def _relocate(self, record: TrialRecord) -> TrialRecord:
@@ -82,7 +82,7 @@ class Store(RunFolder):
         """Return the path of a trial's record, whether or not the record exists."""
         return self.folder / "trials" / f"{check_key(key)}.json"
 
-    def artifact(self, key: str) -> Location:
+    def artifact_folder(self, key: str) -> Location:
         """Return the folder of a trial's artifact, whether or not it exists."""
         return self.folder / "artifacts" / check_key(key)
 
@@ -113,15 +113,15 @@ class Store(RunFolder):
             if predictions is not None:
                 self._write_predictions(record.key, predictions)
             if low_rank is not None:
-                write(self.low_rank_path(record.key), dumps(low_rank.to_dict()).encode())
-            write(self.path(record.key), dumps(record.to_dict()).encode())
+                write_file(self.low_rank_path(record.key), to_json(low_rank.to_dict()).encode())
+            write_file(self.path(record.key), to_json(record.to_dict()).encode())
         if record.status in FINAL_STATUSES:
             self.drop_checkpoints(record.key)
 
     def write_moved(self, records: Iterable[TrialRecord]) -> None:
         """Rewrite the records of trials that now belong to other cells. Nothing else in these records has changed."""
         for record in records:
-            write(self.path(record.key), dumps(record.to_dict()).encode())
+            write_file(self.path(record.key), to_json(record.to_dict()).encode())
 
     def adopt(self, record: TrialRecord, source: Store, source_key: str | None = None) -> None:
         """Copy a finished trial from the store of another run into this one: first its files, then its record.
@@ -132,8 +132,8 @@ class Store(RunFolder):
         source_key = source_key or record.key
         predictions = source.folder / "predictions" / f"{source_key}.parquet"
         if predictions.is_file():
-            write(self.folder / "predictions" / f"{record.key}.parquet", predictions.read_bytes())
-        with local_copy(source.artifact(source_key)) as artifact:
+            write_file(self.folder / "predictions" / f"{record.key}.parquet", predictions.read_bytes())
+        with local_copy(source.artifact_folder(source_key)) as artifact:
             if artifact.is_dir():
                 self.write_artifact(record.key, artifact)
         low_rank = source.read_low_rank(source_key)
@@ -142,7 +142,7 @@ class Store(RunFolder):
     def write_artifact(self, key: str, folder: Path) -> None:
         """Copy the files of a folder into a trial's artifact. The JSON file that describes the artifact comes last."""
         for file in sorted(folder.iterdir(), key=lambda file: (file.suffix == ".json", file.name)):
-            write(self.artifact(key) / file.name, file.read_bytes())
+            write_file(self.artifact_folder(key) / file.name, file.read_bytes())
 
     def read(self, key: str) -> TrialRecord | None:
         """Return the record of a trial, or None if there is none or it is damaged.
@@ -201,7 +201,7 @@ class Store(RunFolder):
                 table[column] = table[column].astype("Int64")
         buffer = io.BytesIO()
         table.to_parquet(buffer, index=False)
-        write(path, buffer.getvalue())
+        write_file(path, buffer.getvalue())
         return path
 
     def _write_predictions(self, key: str, predictions: Predictions) -> None:
@@ -220,7 +220,7 @@ class Store(RunFolder):
         )
         buffer = pyarrow.BufferOutputStream()
         pyarrow.parquet.write_table(table, buffer, compression="zstd")
-        write(self.folder / "predictions" / f"{key}.parquet", buffer.getvalue().to_pybytes())
+        write_file(self.folder / "predictions" / f"{key}.parquet", buffer.getvalue().to_pybytes())
 
     # --- checkpoints -------------------------------------------------------------------------------------------
 

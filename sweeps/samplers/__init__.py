@@ -25,13 +25,13 @@ class StudyNeeds:
 
     Attributes:
         distributions: Optuna's distribution of each name that the cell searches.
-        trials: the number of trials that the study will have.
+        trial_count: the number of trials that the study will have.
         seed: a seed that stays the same when the study is continued.
         sampler_seed: a seed that changes each time the study is continued.
     """
 
     distributions: Mapping[str, BaseDistribution]
-    trials: int
+    trial_count: int
     seed: int
     sampler_seed: int
 
@@ -42,7 +42,7 @@ class Sampler:
 
     Attributes:
         make: builds the Optuna sampler of one study.
-        random_first: given the number of trials, returns how many of them take random points before the sampler
+        random_trial_count: given the number of trials, returns how many of them take random points before the sampler
             proposes points.
         check: raises ValueError if the sampler cannot search a cell or if its package is missing.
         restarts_its_sequence: whether the sampler starts its sequence again when a study is continued. The study then
@@ -51,7 +51,7 @@ class Sampler:
 
     name: str
     make: Callable[[StudyNeeds], BaseSampler]
-    random_first: Callable[[int], int] = lambda trials: 0
+    random_trial_count: Callable[[int], int] = lambda trials: 0
     check: Callable[[Cell], None] = lambda cell: None
     restarts_its_sequence: bool = False
 

@@ -35,4 +35,4 @@ def check(cell: Cell) -> None:
         raise ValueError("sampler cma_es needs the package cmaes: pip install 'lopt-sweep[cma-es]'")
 
 
-SPEC = Sampler(name="cma_es", make=make, check=check, random_first=lambda trials: max(2, min(5, trials // 4)))
+SPEC = Sampler(name="cma_es", make=make, check=check, random_trial_count=lambda trials: max(2, min(5, trials // 4)))

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from optuna.samplers import TPESampler
 
 
-def random_first(trials: int) -> int:
+def random_trial_count(trials: int) -> int:
     return max(2, min(10, trials // 2))
 
 
@@ -24,9 +24,9 @@ def make(needs: StudyNeeds) -> TPESampler:
             multivariate=True,
             group=True,
             constant_liar=True,
-            n_startup_trials=random_first(needs.trials),
+            n_startup_trials=random_trial_count(needs.trial_count),
             seed=needs.sampler_seed,  # an earlier command's seed would give points already tried
         )
 
 
-SPEC = Sampler(name="tpe", make=make, random_first=random_first)
+SPEC = Sampler(name="tpe", make=make, random_trial_count=random_trial_count)

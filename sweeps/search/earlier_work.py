@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lopt import methods
-from lopt.config import TrialConfig, folder_name
-from lopt.errors import one_line
+from lopt.config import TrialConfig, name_without_path
+from lopt.errors import to_one_line
 from lopt.records import TrialRecord
 from sweeps.results.store import FINAL_STATUSES, Store
 from sweeps.space import PLUGIN_DEFAULTS, Cell, Space, without_paths
@@ -76,7 +76,7 @@ def read_earlier_work(store: Store, space: Space) -> EarlierWork:
     Raises:
         ValueError: The run cannot continue with this space (see `space_changes` and `check_moved_folders`).
     """
-    store.remember_folders(space.all_sample_trials)
+    store.remember_folders(space.all_sample_configs)
     changes = space_changes(store, space)
     records = store.records()
     check_moved_folders(store, records)
@@ -188,7 +188,7 @@ def _misfit_reason(space: Space, cell: Cell, record: TrialRecord) -> str:
     try:
         return space.mismatch_reason(cell, TrialConfig.from_dict(record.config))
     except ValueError as error:  # the method or the task is not installed here
-        return one_line(error)
+        return to_one_line(error)
 
 
 def former_defaults(space: Space, configs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -217,9 +217,11 @@ def _has_same_trials(store: Store, space: Space, old: Mapping[str, Any], new: Ma
     old_config_by_cell = {cell.get("name"): cell.get("config") for cell in old.get("cells", [])}
     if any(old_config_by_cell.get(cell["name"]) != cell["config"] for cell in new["cells"]):
         return False
-    new_tasks = {(folder_name(config.task), config.template, config.label_words) for config in space.all_sample_trials}
+    new_tasks = {
+        (name_without_path(config.task), config.template, config.label_words) for config in space.all_sample_configs
+    }
     return all(
-        (folder_name(config["task"]), config["template"], tuple(config["label_words"])) in new_tasks
+        (name_without_path(config["task"]), config["template"], tuple(config["label_words"])) in new_tasks
         for config in (record.config for record in store.records())
     )
 

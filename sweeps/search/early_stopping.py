@@ -27,7 +27,7 @@ class EarlyStopping:
 
     Args:
         make_rule: builds the stopping rule of one stratum.
-        audit: of the trials that would be stopped, the share that runs to the end instead. A trial's key decides
+        audit_share: of the trials that would be stopped, the share that runs to the end instead. A trial's key decides
             whether it is one of them. The rule does not see their later scores, so they cannot stop another trial.
         audited_steps: for audited trials of earlier commands, the step at which each would have been stopped, by key.
     """
@@ -36,10 +36,10 @@ class EarlyStopping:
         self,
         make_rule: Callable[[], StoppingRule],
         *,
-        audit: float = 0.0,
+        audit_share: float = 0.0,
         audited_steps: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
-        self._make_rule, self._audit_share, self._audited_step_by_key = make_rule, audit, dict(audited_steps)
+        self._make_rule, self._audit_share, self._audited_step_by_key = make_rule, audit_share, dict(audited_steps)
         self._rule_by_stratum: dict[str, StoppingRule] = {}
         self._keys_audited_here: set[str] = set()  # keys of audited trials that this command runs to their end
 

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from lopt.config import TrialConfig, key_of
-from lopt.errors import one_line
+from lopt.config import TrialConfig, key_of_values
+from lopt.errors import to_one_line
 from lopt.records import TrialRecord
 from sweeps.results.store import FINAL_STATUSES, Store
 from sweeps.space import Cell, Space, point_of
@@ -59,7 +59,7 @@ class OtherRuns:
         Returns:
             The records of the reused trials, which have been copied into the sweep's store.
         """
-        self._add_copies_with_present_folders([resolve(config) for config in space.all_sample_trials])
+        self._add_copies_with_present_folders([resolve(config) for config in space.all_sample_configs])
         trial_count_by_cell = Counter(record.cell for record in finished if record.phase == "search")
         reused_records = []
         records = [record for record, _ in self._record_and_store_by_key.values()]
@@ -96,7 +96,7 @@ class OtherRuns:
             for field, revision_field in _REVISION_FIELDS.items():
                 if Path(settings[field]).is_absolute():
                     settings[field] = folder_by_revision.get((field, settings.get(revision_field)), settings[field])
-            key = key_of(settings)
+            key = key_of_values(settings)
             if key not in self._record_and_store_by_key:
                 self._record_and_store_by_key[key] = (
                     dataclasses.replace(record, key=key, config=settings),
@@ -165,7 +165,7 @@ def _read_runs(store: Store, runs: Sequence[str]) -> Iterator[tuple[Store, list[
         except ValueError as error:
             if EVERY_RUN not in runs:
                 raise
-            print(f"run {run} is left out: {one_line(error)}", flush=True)
+            print(f"run {run} is left out: {to_one_line(error)}", flush=True)
         else:
             yield other_store, records
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from lopt.config import TrialConfig
 from lopt.records import TrialRecord
-from sweeps.planning.points import trial_count
+from sweeps.planning.points import search_trial_count
 from sweeps.search.other_runs import can_warm_start
 from sweeps.search.study import CellStudy, Proposal
 from sweeps.search.turns import CellCounts, Turns
@@ -100,14 +100,14 @@ class TrialQueue:
         warm_start_records = list(warm_start_records)
         for cell_search in cell_searches:
             if cell_search.study:
-                metric = space.sample_trial(cell_search.cell).metric if warm_start_records else ""
+                metric = space.sample_config(cell_search.cell).metric if warm_start_records else ""
                 cell_search.study.enqueue_first_points(
                     record for record in warm_start_records if can_warm_start(cell_search.cell, record, metric)
                 )
             self._queue_winners(cell_search)
 
     def _new_cell_search(self, cell: Cell, index: int) -> _CellSearch:
-        planned_count, study = trial_count(self.space, cell), None
+        planned_count, study = search_trial_count(self.space, cell), None
         if cell.search:
             # In a continued study the sampler has another seed, so that it does not repeat its earlier random points.
             study_seeds = {"seed": index, "sampler_seed": index + 1000 * len(self._finished_record_by_key)}
@@ -136,9 +136,9 @@ class TrialQueue:
         """Whether a trial is known to wait for its turn."""
         return bool(self._turns)
 
-    def next(self) -> QueuedTrial | None:
+    def begin_next_trial(self) -> QueuedTrial | None:
         """Begin the next trial and return it; None if none waits now. Confirm trials may still follow later."""
-        while turn := self._turns.next():
+        while turn := self._turns.take_next():
             cell_search, trial = turn.cell, turn.waiting_trial
             if trial is None:
                 trial = self._new_trial(cell_search)
@@ -218,7 +218,7 @@ class TrialQueue:
 
     # --- how much is left ----------------------------------------------------------------------------------------
 
-    def counts(self) -> tuple[int, int]:
+    def count_unfinished_trials(self) -> tuple[int, int]:
         """Return how many search trials and how many confirm trials are left or running, as far as known now."""
         unfinished_trial_count = sum(
             cell_search.planned_count - cell_search.started_count + cell_search.running_count + cell_search.repeat_count
@@ -236,7 +236,7 @@ class TrialQueue:
         Args:
             steps_done: the steps that running trials have done, by key.
         """
-        space, (_, confirm_count) = self.space, self.counts()
+        space, (_, confirm_count) = self.space, self.count_unfinished_trials()
         expected_steps = (confirm_count - self._running_confirm_count()) * float(space.max_steps)
         for search in self._turns.cells:
             expected_steps += sum(map(space.expected_steps, range(search.started_count + 1, search.planned_count + 1)))

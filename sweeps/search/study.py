@@ -63,13 +63,16 @@ class CellStudy:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         sampler_spec = samplers.get(sampler)
         self.cell, self._seed = cell, seed
-        self._random_point_count = sampler_spec.random_first(trial_count)
+        self._random_point_count = sampler_spec.random_trial_count(trial_count)
         self._sampler_restarts = sampler_spec.restarts_its_sequence
         self._distribution_by_name = {
             name: to_distribution(searched_range) for name, searched_range in cell.search.items()
         }
         study_needs = samplers.StudyNeeds(
-            distributions=self._distribution_by_name, trials=trial_count, seed=seed, sampler_seed=sampler_seed or seed
+            distributions=self._distribution_by_name,
+            trial_count=trial_count,
+            seed=seed,
+            sampler_seed=sampler_seed or seed,
         )
         self._study = optuna.create_study(sampler=sampler_spec.make(study_needs), direction="maximize")
 

@@ -64,7 +64,7 @@ class Turns(Generic[AnyCell, WaitingTrial]):
             cell.repeat_count += 1
             self.repeat_trials.append((cell, waiting_trial))
 
-    def next(self) -> Turn[AnyCell, WaitingTrial] | None:
+    def take_next(self) -> Turn[AnyCell, WaitingTrial] | None:
         """Remove the trial whose turn it is from those that wait, and return it; None if no trial waits."""
         if self.confirm_trials:
             cell, waiting_trial = self.confirm_trials.popleft()

@@ -2,25 +2,32 @@
 
 from collections.abc import Iterable
 
-from lopt.config import key_of
+from lopt.config import key_of_values
 from lopt.records import TrialRecord
 
 
 def winner(records: Iterable[TrialRecord]) -> TrialRecord | None:
     """Return the search trial to confirm; None if no trial has a score.
 
-    The winner is the complete trial with the best score, and among equal scores the one with the lowest loss. If there
-    is no complete trial, it is the best of the stopped trials.
+    The winner is the complete trial with the best score, and among equal scores the one with the lowest loss. The score
+    is that on the whole held-out part. Records of earlier versions lack it, and one without it has all of them compared
+    by their best evaluation. If there is no complete trial, the winner is the best of the stopped trials.
     """
     records = list(records)
     for status in ("complete", "stopped"):
         candidates = [record for record in records if record.status == status and record.selection_score is not None]
+        if candidates and all(record.held_out_score is not None for record in candidates):
+            return max(candidates, key=_sort_key_by_held_out_part)
         if candidates:
-            return max(candidates, key=_sort_key)
+            return max(candidates, key=_sort_key_by_selection)
     return None
 
 
-def _sort_key(record: TrialRecord) -> tuple[float, float, str]:
+def _sort_key_by_held_out_part(record: TrialRecord) -> tuple[float, float, str]:
+    return record.held_out_score or 0.0, -(record.held_out_loss or 0.0), record.key
+
+
+def _sort_key_by_selection(record: TrialRecord) -> tuple[float, float, str]:
     return record.selection_score or 0.0, -(record.selection_loss or 0.0), record.key
 
 
@@ -45,4 +52,4 @@ def winners_confirm_trials(records: Iterable[TrialRecord]) -> list[tuple[str, Tr
 
 def _key_without_seed(record: TrialRecord) -> str:
     """Return a key that trials share if only their seeds differ, even across versions of this program."""
-    return key_of({**record.config, "seed": 0})
+    return key_of_values({**record.config, "seed": 0})

@@ -6,7 +6,7 @@ from pathlib import Path
 from reprlib import repr as truncate
 
 from lopt import registry
-from lopt.registry import nearest
+from lopt.registry import did_you_mean
 from sweeps.space import Space
 
 PROFILES = ("paper", "demo")
@@ -24,7 +24,7 @@ def load(name: str, profile: str) -> Space:
         ValueError: The space or the profile is unknown, or the file does not define a space.
     """
     if profile not in PROFILES:
-        raise ValueError(f"unknown profile {profile!r}; valid: {', '.join(PROFILES)}.{nearest(profile, PROFILES)}")
+        raise ValueError(f"unknown profile {profile!r}; valid: {', '.join(PROFILES)}.{did_you_mean(profile, PROFILES)}")
     if not name.endswith(".py"):
         return registry.find("sweeps.spaces", name, "space").build(profile)
     path = Path(name)

@@ -23,7 +23,7 @@ def _grid(axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]:
         width = backbones.facts(backbone).width
         for budget in axes["budget"]:
             for method in axes["method"]:
-                shape = methods.get(method).within(budget, width)
+                shape = methods.get(method).usual_size_within(budget, width)
                 if shape is None:
                     continue
                 length, rank = shape
@@ -53,7 +53,7 @@ def build(profile: str) -> Space:
         base={name: value for name, value in ablation_space.base.items() if name not in left_out_fields},
         axes={
             "budget": (1_000, 4_000, 16_000) if is_demo else (1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000),
-            "method": tuple(method.name for method in methods.in_order() if method.has_forms),
+            "method": tuple(method.name for method in methods.in_order() if method.has_usual_sizes),
             "backbone": (ablation_space.base["backbone"],),
         },
         grid=_grid,

@@ -34,7 +34,7 @@ def _paper_point(method: Method, max_length: int) -> dict[str, Any]:
         name: searched_range.values[0] if isinstance(searched_range, Choice) else searched_range.low
         for name, searched_range in method.ranges.items()
     }
-    values = {**low_ends, "learning_rate": method.recipe.learning_rate, **method.OPTIONS, **(method.paper or {})}
+    values = {**low_ends, "learning_rate": method.recipe.learning_rate, **method.OPTIONS, **(method.paper_size or {})}
     if "length" in values:
         values["length"] = min(values["length"], max_length)
     return {"method": method.name, **{f"{method.name}.{name}": values[name] for name in method.ranges}}
@@ -42,7 +42,7 @@ def _paper_point(method: Method, max_length: int) -> dict[str, Any]:
 
 def _grid(max_length: int, axes: Mapping[str, tuple[Any, ...]]) -> tuple[Cell, ...]:
     all_methods = methods.in_order()
-    method_names = tuple(method.name for method in all_methods if method.paper is not None)
+    method_names = tuple(method.name for method in all_methods if method.paper_size is not None)
     search: dict[str, Range] = {"method": Choice(method_names)}
     for method in all_methods:
         search |= _method_ranges(method, max_length)

@@ -31,8 +31,8 @@ class StoppingRule(ABC):
         self.grace_steps, self.reduction_factor, self.max_steps = grace_steps, reduction_factor, max_steps
 
     @abstractmethod
-    def report(self, key: str, step: int, value: float) -> bool:
-        """Return whether the trial `key`, whose best score up to `step` is `value`, stops here.
+    def report(self, key: str, step: int, score: float) -> bool:
+        """Return whether the trial `key`, whose best score up to `step` is `score`, stops here.
 
         The steps in the reports of one trial ascend.
         """
@@ -51,12 +51,12 @@ class StoppingRule(ABC):
         first_step = -(-self.grace_steps // eval_every) * eval_every
         return list(range(first_step, self.max_steps, eval_every))
 
-    def share_left(self, position: int, decisions: int) -> float:
+    def probability_left(self, position: int, decision_count: int) -> float:
         """Return the probability that a trial continues after a number of decisions, if all trials are equally good.
 
         Args:
             position: the trial's position in its stratum; the first trial has 1.
-            decisions: the number of decisions at which the trial has gone on.
+            decision_count: the number of decisions at which the trial has gone on.
         """
         return 1.0
 
@@ -79,8 +79,8 @@ class StoppingRule(ABC):
         interval_ends = [*self.decision_steps(eval_every), self.max_steps]
         interval_begins = [0, *interval_ends[:-1]]
         return sum(
-            self.share_left(position, decisions) * (end - begin)
-            for decisions, (begin, end) in enumerate(zip(interval_begins, interval_ends, strict=True))
+            self.probability_left(position, decision_count) * (end - begin)
+            for decision_count, (begin, end) in enumerate(zip(interval_begins, interval_ends, strict=True))
         )
 
 

@@ -21,27 +21,27 @@ class Rungs:
 
     def __init__(self, steps: Iterable[int], reduction_factor: int) -> None:
         self._stopping_percentile = 100 * (1 - 1 / reduction_factor)
-        # Each rung is its step, and by key the values of the trials that have reached it.
+        # Each rung is its step, and by key the scores of the trials that have reached it.
         self._rungs: list[tuple[int, dict[str, float]]] = [(step, {}) for step in sorted(steps, reverse=True)]
 
-    def report(self, key: str, step: int, value: float) -> bool:
-        """Return whether the trial `key`, whose best score up to `step` is `value`, stops here.
+    def report(self, key: str, step: int, score: float) -> bool:
+        """Return whether the trial `key`, whose best score up to `step` is `score`, stops here.
 
         At each report only the highest rung that the trial has reached decides, and it decides only once.
         """
-        for rung_step, value_by_key in self._rungs:
-            if key in value_by_key:
+        for rung_step, score_by_key in self._rungs:
+            if key in score_by_key:
                 return False
             if step >= rung_step:
                 import numpy as np  # imported here because a plan does not need it
 
-                values = list(value_by_key.values())
-                is_stopped = bool(values) and value < float(np.percentile(values, self._stopping_percentile))
-                value_by_key[key] = value
+                scores = list(score_by_key.values())
+                is_stopped = bool(scores) and score < float(np.percentile(scores, self._stopping_percentile))
+                score_by_key[key] = score
                 return is_stopped
         return False
 
     def forget(self, key: str) -> None:
         """Remove a trial from every rung, because it will start over."""
-        for _, value_by_key in self._rungs:
-            value_by_key.pop(key, None)
+        for _, score_by_key in self._rungs:
+            score_by_key.pop(key, None)

@@ -15,8 +15,8 @@ class ASHA(StoppingRule):
         """Return the rungs on which a trial competes."""
         return self._rungs
 
-    def report(self, key: str, step: int, value: float) -> bool:
-        return self.rungs_of(key).report(key, step, value)
+    def report(self, key: str, step: int, score: float) -> bool:
+        return self.rungs_of(key).report(key, step, score)
 
     def forget(self, key: str) -> None:
         self.rungs_of(key).forget(key)
@@ -24,10 +24,10 @@ class ASHA(StoppingRule):
     def decision_steps(self, eval_every: int) -> list[int]:
         return rung_steps(self.grace_steps, self.reduction_factor, self.max_steps)
 
-    def share_left(self, position: int, decisions: int) -> float:
+    def probability_left(self, position: int, decision_count: int) -> float:
         """The trial that arrives at a rung as number `position` goes on with probability 1/position, but at least
         1/reduction_factor."""
-        return max(1 / position, 1 / self.reduction_factor) ** decisions
+        return max(1 / position, 1 / self.reduction_factor) ** decision_count
 
     def description(self, stratum: str, eval_every: int) -> str:
         rungs = ", ".join(f"{step:,}" for step in self.decision_steps(eval_every))

@@ -35,10 +35,11 @@ class Hyperband(ASHA):
                 return index
         return len(self._trial_share_by_bracket) - 1
 
-    def share_left(self, position: int, decisions: int) -> float:
+    def probability_left(self, position: int, decision_count: int) -> float:
         """Return the mean over the brackets. The bracket with index k skips the first k decisions."""
         return sum(
-            share * max(1 / max(1.0, position * share), 1 / self.reduction_factor) ** max(0, decisions - bracket_index)
+            share
+            * max(1 / max(1.0, position * share), 1 / self.reduction_factor) ** max(0, decision_count - bracket_index)
             for bracket_index, share in enumerate(self._trial_share_by_bracket)
         )
 

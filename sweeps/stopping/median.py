@@ -15,30 +15,30 @@ class Median(StoppingRule):
 
     def __init__(self, *, grace_steps: int, reduction_factor: int, max_steps: int) -> None:
         super().__init__(grace_steps=grace_steps, reduction_factor=reduction_factor, max_steps=max_steps)
-        self._reports_by_key: dict[str, dict[int, float]] = {}  # a trial's values by step, from `grace_steps` on
+        self._reports_by_key: dict[str, dict[int, float]] = {}  # a trial's scores by step, from `grace_steps` on
 
-    def report(self, key: str, step: int, value: float) -> bool:
+    def report(self, key: str, step: int, score: float) -> bool:
         if step < self.grace_steps:
             return False
-        own_value_by_step = self._reports_by_key.setdefault(key, {})
-        own_value_by_step[step] = value
-        average_values = [
-            fmean(earlier_value for earlier_step, earlier_value in value_by_step.items() if earlier_step <= step)
-            for other_key, value_by_step in self._reports_by_key.items()
-            if other_key != key and max(value_by_step) >= step and min(value_by_step) <= step
+        own_score_by_step = self._reports_by_key.setdefault(key, {})
+        own_score_by_step[step] = score
+        average_scores = [
+            fmean(earlier_score for earlier_step, earlier_score in score_by_step.items() if earlier_step <= step)
+            for other_key, score_by_step in self._reports_by_key.items()
+            if other_key != key and max(score_by_step) >= step and min(score_by_step) <= step
         ]
-        return len(average_values) >= MIN_OTHER_TRIALS and max(own_value_by_step.values()) < median(average_values)
+        return len(average_scores) >= MIN_OTHER_TRIALS and max(own_score_by_step.values()) < median(average_scores)
 
     def forget(self, key: str) -> None:
         self._reports_by_key.pop(key, None)
 
-    def share_left(self, position: int, decisions: int) -> float:
+    def probability_left(self, position: int, decision_count: int) -> float:
         """Return the probability that a trial still runs after these decisions: 1 / (1 + decisions).
 
         The better trials go on and raise the median, so each decision stops a smaller part of the trials. The first
         trials, which have too few others to compare with, always go on.
         """
-        return 1.0 if position <= MIN_OTHER_TRIALS else 1 / (1 + decisions)
+        return 1.0 if position <= MIN_OTHER_TRIALS else 1 / (1 + decision_count)
 
     def description(self, stratum: str, eval_every: int) -> str:
         return (

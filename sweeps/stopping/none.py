@@ -6,7 +6,7 @@ from sweeps.stopping import StoppingRule
 class NoStopping(StoppingRule):
     name = "none"
 
-    def report(self, key: str, step: int, value: float) -> bool:
+    def report(self, key: str, step: int, score: float) -> bool:
         return False
 
     def forget(self, key: str) -> None:

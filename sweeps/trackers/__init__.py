@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lopt import registry
-from lopt.errors import one_line
+from lopt.errors import to_one_line
 from sweeps.listener import EVENTS, Listener
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class _GuardedTracker(Listener):
             self._has_failed = True
             print(
                 f"tracker {tracker_name!r} failed; the sweep continues without it: "
-                f"{type(error).__name__}: {one_line(error)}",
+                f"{type(error).__name__}: {to_one_line(error)}",
                 file=sys.stderr,
             )
 

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lopt.records import TrialRecord, now
+from lopt.records import TrialRecord, utc_now
 from sweeps.trackers import Tracker
 from sweeps.work.job import SCORE, STEP, Job, Report
 
@@ -29,26 +29,33 @@ class Events(Tracker):
             )
         self._path = store.folder / "events.jsonl"
 
-    def started(self, job: Job) -> None:
+    def on_started(self, job: Job) -> None:
         self._write("started", job, config=job.config.to_dict())
 
-    def reported(self, job: Job, report: Report) -> None:
+    def on_reported(self, job: Job, report: Report) -> None:
         self._write("reported", job, step=report[STEP], score=report[SCORE])
 
-    def stopped(self, job: Job, report: Report) -> None:
+    def on_stopped(self, job: Job, report: Report) -> None:
         self._write("stopped", job, step=report[STEP], score=report[SCORE])
 
-    def paused(self, job: Job, report: Report) -> None:
+    def on_paused(self, job: Job, report: Report) -> None:
         self._write("paused", job)
 
-    def requeued(self, job: Job) -> None:
+    def on_requeued(self, job: Job) -> None:
         self._write("requeued", job)
 
-    def ended(self, job: Job, record: TrialRecord) -> None:
+    def on_ended(self, job: Job, record: TrialRecord) -> None:
         self._write("ended", job, status=record.status, step=record.steps, score=record.selection_score)
 
     def _write(self, event: str, job: Job, **details: Any) -> None:
-        event_dict = {"time": now(), "event": event, "key": job.key, "phase": job.phase, "cell": job.cell, **details}
+        event_dict = {
+            "time": utc_now(),
+            "event": event,
+            "key": job.key,
+            "phase": job.phase,
+            "cell": job.cell,
+            **details,
+        }
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(event_dict) + "\n")
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from lopt.errors import one_line
 from lopt.failure import failed_record
-from lopt.records import TrialRecord, now
+from lopt.records import TrialRecord, utc_now
 from sweeps.results.run_folder import StoreError
 from sweeps.results.store import FINAL_STATUSES, Store
 from sweeps.work.job import SCORE, STEP, Job, Report, overdue_message
@@ -55,7 +55,7 @@ class Execution:
         self.has_ended = False
         self._phase, self._cell_and_stratum = job.phase, {"cell": job.cell, "stratum": job.stratum}
         self._limit_s = job.limit_s or math.inf
-        self._store, self._started_at, self._note = Store(job.out, job.run), now(), ""
+        self._store, self._started_at, self._note = Store(job.out, job.run), utc_now(), ""
 
     @property
     def key(self) -> str:

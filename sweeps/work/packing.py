@@ -47,8 +47,8 @@ def tokens_per_step(backbone: Backbone, config: TrialConfig, data: TaskData) -> 
     """Return how many tokens an average batch of one trial has, as the backbone counts them."""
     soft_prompt = methods.get(config.method).begin(backbone, config).soft_prompt()
     assert soft_prompt is not None
-    text_lengths, text_counts = np.unique(data.train.lengths, return_counts=True)
-    token_counts = [backbone.row_tokens(soft_prompt, int(text_length)) for text_length in text_lengths]
+    text_lengths, text_counts = np.unique(data.train.token_counts, return_counts=True)
+    token_counts = [backbone.token_count_of_row(soft_prompt, int(text_length)) for text_length in text_lengths]
     return min(config.batch_size, len(data.train)) * float(np.average(token_counts, weights=text_counts))
 
 
@@ -65,7 +65,7 @@ def tokens_in_memory(backbone: Backbone, data: TaskData, prompt_length: int) -> 
 
     if backbone.device.type != "cuda":
         return math.inf
-    ids_BT, lengths_B, _ = collate(data.train, data.train.lengths.argsort()[-8:], backbone.pad_id)
+    ids_BT, lengths_B, _ = collate(data.train, data.train.token_counts.argsort()[-8:], backbone.pad_id)
     prompt_PH = torch.zeros(prompt_length, backbone.width, device=backbone.device, requires_grad=True)
     label_ids = torch.arange(2, device=backbone.device)
     torch.cuda.reset_peak_memory_stats(backbone.device)

@@ -6,7 +6,7 @@ from typing import Any
 
 from lopt import methods
 from lopt.config import TrialConfig
-from lopt.errors import one_line
+from lopt.errors import to_one_line
 from sweeps.work import packing
 from sweeps.work.process import set_threads
 
@@ -54,7 +54,7 @@ def prepare(
             backbone.label_ids(config.label_words or ())
             if config.dropout:
                 backbone.with_dropout(config.dropout)
-            task_data = data.prepare(config, backbone)
+            task_data = data.prepare_data(config, backbone)
             resolved_configs.append(config)
             if config.shares_backbone:
                 step_token_counts.append(packing.tokens_per_step(backbone, config, task_data))
@@ -62,7 +62,7 @@ def prepare(
                 fitting_tokens = packing.tokens_in_memory(backbone, task_data, config.length or 0)
                 memory_tokens = min(memory_tokens, fitting_tokens)
     except (ValueError, OSError) as error:
-        return {"error": one_line(error)}
+        return {"error": to_one_line(error)}
     for index in baseline_indices:
         try:
             baselines.append(measure_baselines(resolved_configs[index]))

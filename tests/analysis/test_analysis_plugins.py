@@ -150,7 +150,7 @@ METHOD = """
 from lopt.methods.prompt_tuning import PromptTuning
 
 class Mine(PromptTuning):
-    name, title, colour, marker, place = "mine", "My own", "#123456", "h", 15
+    name, title, colour, marker, sort_order = "mine", "My own", "#123456", "h", 15
 
 SPEC = Mine()
 """

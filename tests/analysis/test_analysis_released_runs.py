@@ -111,7 +111,7 @@ def test_the_space_has_depts_released_runs_as_its_first_points():
     space = spaces.load("table2", "paper")
     cells = {cell.fixed["task"]: cell for cell in space.cells if cell.fixed["method"] == "dept"}
     for task, run in DEPT_RUNS.items():
-        config, (first_point,) = space.sample_trial(cells[task]), cells[task].first
+        config, (first_point,) = space.sample_config(cells[task]), cells[task].first
         assert (config.length, config.rank) == (run.length, run.rank)
         assert first_point == {"learning_rate": run.learning_rate, "update_learning_rate": run.update_learning_rate}
         assert (config.learning_rate, config.options["update_learning_rate"]) == tuple(first_point.values())
@@ -124,7 +124,7 @@ def test_the_space_has_depts_released_runs_as_its_first_points():
 def test_the_methods_of_one_task_have_one_budget_and_one_protocol():
     space = spaces.load("table2", "paper")
     for task in DEPT_RUNS:
-        configs = [space.sample_trial(cell) for cell in space.cells if cell.fixed["task"] == task]
+        configs = [space.sample_config(cell) for cell in space.cells if cell.fixed["task"] == task]
         settings = ("max_steps", "batch_size", "eval_every", "max_tokens", "holdout", "metric")
         (protocol,) = {tuple(getattr(config, name) for name in settings) for config in configs}
         assert protocol[-1] == ("macro_f1" if task == "cb" else "accuracy")

@@ -90,7 +90,7 @@ def test_without_a_gpu_only_a_dry_run_measures(tmp_path, capsys, monkeypatch):
 
 def test_the_result_of_a_smoke_test_is_saved_only_if_a_folder_is_given(monkeypatch, tmp_path):
     monkeypatch.setattr(_common, "RESULTS_FOLDER", tmp_path)
-    _common.save_result("limit", {}, None, smoke=True)
+    _common.save_result("limit", {}, None, is_smoke_test=True)
     assert not list(tmp_path.iterdir())
     _common.save_result("limit", {}, None)
     assert [path.name for path in tmp_path.iterdir()] == ["limit.jsonl"]

@@ -166,7 +166,7 @@ def test_lengths_and_ranks_that_do_not_fit_the_method_are_refused(name):
 @settings(max_examples=40)
 def test_the_length_and_rank_for_a_budget_are_valid_and_within_it(name, budget, width):
     method = methods.get(name)
-    length_and_rank = method.within(budget, width)
+    length_and_rank = method.usual_size_within(budget, width)
     if name in WEIGHT_METHODS:
         assert length_and_rank is None
     elif length_and_rank is not None:

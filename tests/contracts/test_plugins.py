@@ -54,7 +54,7 @@ TASK = '''
 
 
     SPEC = Task(name="parity", title="Parity", columns=("number",), classes=("even", "odd"), template="{number} is",
-                label_words=(" great", " bad"), cut="number", load=rows)
+                label_words=(" great", " bad"), cut_column="number", load=rows)
 '''
 
 SPACE = '''
@@ -137,7 +137,7 @@ TRACKER = '''
     class Lines(Tracker):
         name = "lines"
 
-        def ended(self, job, record):
+        def on_ended(self, job, record):
             with (self.store.folder / "lines.txt").open("a") as file:
                 file.write(f"{job.phase} {record.status}\\n")
 
@@ -170,7 +170,7 @@ STOPPING = '''
         name = "strict"
         first = None
 
-        def report(self, key, step, value):
+        def report(self, key, step, score):
             self.first = self.first or key
             return step >= self.grace_steps and key != self.first
 

@@ -11,7 +11,7 @@ import torch
 from lopt import TrialConfig, backbones, load_prompt, train
 from lopt.__main__ import main
 from lopt.backbones import _names
-from lopt.fingerprint import fingerprint
+from lopt.fingerprint import model_fingerprint
 from tests.bad_input import refused, run_command
 from tests.tiny_models import make_model, make_tokenizer
 
@@ -68,7 +68,7 @@ def test_a_prompt_predicts_without_the_folder_of_its_task(mail, tmp_path):
     shutil.rmtree(mail)
     assert predict(tmp_path / "prompt") == before
     prompt = load_prompt(tmp_path / "prompt")
-    assert (prompt.task.title, prompt.task.columns, prompt.task.classes, prompt.task.cut) == (
+    assert (prompt.task.title, prompt.task.columns, prompt.task.classes, prompt.task.cut_column) == (
         "Mail", ("subject", "body"), ("no", "yes"), "body",
     )  # fmt: skip
     prompt.save(tmp_path / "again")
@@ -223,7 +223,7 @@ def test_a_fingerprint_depends_on_the_weights_and_the_tokenizer_alone(tmp_path):
     (tmp_path / "copy" / "more.json").write_text("{}")
     copy = backbones.load(str(tmp_path / "copy"), "fp32")
     assert original.revision != copy.revision
-    assert fingerprint(original) == fingerprint(copy)
-    assert fingerprint(original) != fingerprint(backbones.load(str(tmp_path / "copy"), "fp64"))
+    assert model_fingerprint(original) == model_fingerprint(copy)
+    assert model_fingerprint(original) != model_fingerprint(backbones.load(str(tmp_path / "copy"), "fp64"))
     copy.tokenizer.add_tokens(["brown fox"])
-    assert fingerprint(original) != fingerprint(copy)
+    assert model_fingerprint(original) != model_fingerprint(copy)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lopt.config import FIELDS, TrialConfig
-from lopt.errors import one_line
+from lopt.config import CONFIG_FIELDS, TrialConfig
+from lopt.errors import to_one_line
 from lopt.settings import LARGEST_SEED
 from tests.bad_input import fixed, junk, texts
 
@@ -30,20 +30,20 @@ def check_accepted_or_refused(values, *names):
     try:
         config = TrialConfig.from_dict(values)
     except ValueError as error:
-        line = one_line(error)
+        line = to_one_line(error)
         assert any(name in line for name in names), line
         assert line.isprintable() and len(line) < 1000
         return
     from_json = json.loads(json.dumps(config.to_dict(), allow_nan=False))
     assert TrialConfig.from_dict(from_json) == config
     assert int(config.key, 16) >= 0
-    for name in set(names) & set(FIELDS) - {"options", "label_words", "task"}:
+    for name in set(names) & set(CONFIG_FIELDS) - {"options", "label_words", "task"}:
         assert values[name] is None or getattr(config, name) == values[name]
         assert type(getattr(config, name)) is not bool
 
 
 @fixed(250)
-@given(name=st.sampled_from(FIELDS), value=junk)
+@given(name=st.sampled_from(CONFIG_FIELDS), value=junk)
 def test_any_value_of_any_field_is_accepted_or_refused(name, value):
     also_named = {"method": ["rank", "length"], "options": ["unknown option"]}
     check_accepted_or_refused({**BASE, name: value}, name, *also_named.get(name, []))
@@ -105,9 +105,9 @@ def test_values_that_an_earlier_version_accepted_or_reported_badly_are_refused(c
     with pytest.raises(ValueError) as caught:
         TrialConfig.from_dict(values)
     for word in words:
-        assert word in one_line(caught.value)
+        assert word in to_one_line(caught.value)
 
 
 def test_a_long_error_of_many_lines_becomes_one_line():
-    line = one_line("first\n\x1b[2J" + "x" * 10_000 + " the end")
+    line = to_one_line("first\n\x1b[2J" + "x" * 10_000 + " the end")
     assert 900 < len(line) <= 993 and line.startswith("first ·[2Jx") and line.endswith("x the end")

@@ -97,7 +97,7 @@ def test_a_checkpoint_that_is_damaged_or_of_another_trial_is_refused_and_changes
 
 @pytest.mark.parametrize("skip", [0, 1, 6, 7, 8, 23])
 def test_skipping_batches_gives_the_batches_that_follow(tiny, skip):
-    lengths = Trial(tiny).data.train.lengths[:59]
+    lengths = Trial(tiny).data.train.token_counts[:59]
     all_batches, later_batches = training_batches(lengths, 8, 3), training_batches(lengths, 8, 3, skip)
     for _ in range(skip):
         next(all_batches)

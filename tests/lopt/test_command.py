@@ -80,7 +80,7 @@ def test_predictions_equal_the_librarys_and_the_recorded_ones(tiny, tmp_path, ru
         pass
     record = trial.finish(artifact=tmp_path / "prompt")
     recorded, split = trial.predictions, load_split(tasks.get("toy"), "validation")
-    rows = [{"text": split[i].fields["text"], "label": split[i].label} for i in recorded.example_ids]
+    rows = [{"text": split[i].text_by_column["text"], "label": split[i].class_number} for i in recorded.example_ids]
     answers = predict(run, "--prompt", tmp_path / "prompt", "--file", write_rows(tmp_path / "reported.jsonl", rows))
 
     classes = tasks.get("toy").classes

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lopt import methods
-from lopt.config import FIELDS, TrialConfig, fill_in_defaults
+from lopt.config import CONFIG_FIELDS, TrialConfig, fill_in_defaults
 from lopt.settings import TrialSettings
 
 BASE = {"method": "lopt1", "task": "toy", "backbone": "tiny", "length": 4, "rank": 2, "learning_rate": 0.1}
@@ -19,7 +19,7 @@ def test_defaults_are_filled_in_so_that_a_record_says_what_was_used():
     config = TrialConfig(**BASE)
     assert config.template == "{text} It was"
     assert config.label_words == (" bad", " great")
-    assert dict(config.options) == {"init_bound": 0.5, "placement": "prefix"}
+    assert dict(config.options) == {"init": "uniform", "init_bound": 0.5, "placement": "prefix", "unit": "absolute"}
     assert config.key == TrialConfig(**BASE, template="{text} It was", options={"init_bound": 0.5}).key
 
 
@@ -104,6 +104,7 @@ def test_a_configuration_is_frozen():
         {"shots": 9},
         {"holdout": "validation"},
         {"metric": "macro_f1"},
+        {"restarts": 1},
         {"data_seed": 1},
         {"precision": "fp32"},
         {"data_revision": "x"},
@@ -118,7 +119,7 @@ def test_every_field_changes_the_key(change):
 def test_the_changes_above_cover_every_field():
     marks = test_every_field_changes_the_key.pytestmark
     changed_fields = {name for change in marks[0].args[1] for name in change}
-    assert changed_fields == set(FIELDS)
+    assert changed_fields == set(CONFIG_FIELDS)
 
 
 # Keys of trials that were recorded before warm-up, few-shot training, halved validation and the later options existed.

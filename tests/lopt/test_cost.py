@@ -10,7 +10,8 @@ import torch
 
 from lopt import memory
 from lopt.engine import Engine
-from lopt.training import Trial, train
+from lopt.train_alone import train
+from lopt.training import Trial
 
 
 def test_a_trial_that_trains_alone_records_its_times_and_its_memory(tiny):

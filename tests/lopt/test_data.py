@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from lopt import backbones, data, tasks
 from lopt.batches import collate, evaluation_batches, training_batches
-from lopt.data import prepare
-from lopt.encoding import Example, encode, encode_all
+from lopt.data import prepare_data
+from lopt.encoding import Example, encode, encode_whole
 from lopt.examples import load_split
 from lopt.parts import few_shot_sample, halve, hold_out, stratified_sample
 from lopt.tasks import movie_snippets
@@ -38,7 +38,7 @@ def write_split(tmp_path, monkeypatch):
 def test_a_mirror_is_read(write_split):
     examples = load_split(tasks.get("sst2"), "train")
     assert len(examples) == 40
-    assert examples[3] == Example(id=3, fields={"sentence": "film 3"}, label=1)
+    assert examples[3] == Example(id=3, text_by_column={"sentence": "film 3"}, class_number=1)
 
 
 @pytest.mark.parametrize(
@@ -65,9 +65,9 @@ def test_a_bad_row_is_named_with_what_is_valid(write_split, columns, words):
 
 def test_a_label_is_a_class_name_or_a_class_number(write_split):
     write_split(sentence=["a", "b"], label=["positive", " negative "])
-    assert [example.label for example in load_split(tasks.get("sst2"), "train")] == [1, 0]
+    assert [example.class_number for example in load_split(tasks.get("sst2"), "train")] == [1, 0]
     write_split(sentence=["a", "b"], label=["1", "0"])
-    assert [example.label for example in load_split(tasks.get("sst2"), "train")] == [1, 0]
+    assert [example.class_number for example in load_split(tasks.get("sst2"), "train")] == [1, 0]
     write_split(sentence=["a", "b"], label=[True, False])
     with pytest.raises(ValueError, match=r"row 0: `label` is True; valid: 0 to 1 \(negative, positive\)"):
         load_split(tasks.get("sst2"), "train")
@@ -168,7 +168,7 @@ def test_evaluation_batches_hold_every_example_once(lengths, size):
 def test_padding_is_on_the_right():
     backbone, task = backbones.load("tiny", "fp32"), tasks.get("toy")
     examples = [Example(0, {"text": text}, 1) for text in ("warm film", "a")]
-    encoded = encode_all(backbone.tokenizer, task, task.template, examples)
+    encoded = encode_whole(backbone.tokenizer, task, task.template, examples)
     ids_BT, lengths_B, labels_B = collate(encoded, np.array([1, 0]), backbone.pad_id)
     assert ids_BT.shape == (2, len("warm film It was"))
     assert (ids_BT[0, lengths_B[0] :] == backbone.pad_id).all()
@@ -210,52 +210,52 @@ def test_cut_texts_are_counted_and_fit_the_window(tiny, write_split):
     text = "word " * 100
     write_split(sentence=[text, "short"] * 20, label=[0, 1] * 20)
     backbone = backbones.load("tiny", "fp32")
-    prepared = prepare(tiny.replace(task="sst2", template=None, label_words=None), backbone)
-    assert prepared.train.truncated + prepared.selection.truncated == 20
-    assert prepared.test.truncated == 0
-    assert max(prepared.train.lengths) <= backbone.window - tiny.length
+    prepared = prepare_data(tiny.replace(task="sst2", template=None, label_words=None), backbone)
+    assert prepared.train.truncated_count + prepared.selection.truncated_count == 20
+    assert prepared.test.truncated_count == 0
+    assert max(prepared.train.token_counts) <= backbone.window - tiny.length
     with pytest.raises(ValueError, match="window of tiny is 256"):
-        prepare(tiny.replace(length=256), backbone)
+        prepare_data(tiny.replace(length=256), backbone)
 
 
 def test_subsets_are_stratified_and_the_same_for_every_seed(tiny):
     backbone = backbones.load("tiny", "fp32")
     small = tiny.replace(train_examples=30, selection_examples=10, test_examples=20)
-    prepared, other_seed = (prepare(small.replace(seed=seed), backbone) for seed in (0, 1))
+    prepared, other_seed = (prepare_data(small.replace(seed=seed), backbone) for seed in (0, 1))
     assert [len(part) for part in (prepared.train, prepared.selection, prepared.test)] == [30, 10, 20]
     assert np.array_equal(prepared.test.example_ids, other_seed.test.example_ids)
     assert np.bincount(prepared.test.labels).tolist() == [10, 10]
-    assert prepared.report_size == 120
+    assert prepared.report_split_size == 120
     assert "a stratified 20 of 120" in prepared.protocol
 
 
 def test_shots_are_the_examples_of_each_class_to_train_on_and_to_select_on(tiny):
     backbone = backbones.load("tiny", "fp32")
-    prepared = prepare(tiny.replace(shots=5), backbone)
+    prepared = prepare_data(tiny.replace(shots=5), backbone)
     assert np.bincount(prepared.train.labels).tolist() == np.bincount(prepared.selection.labels).tolist() == [5, 5]
     assert not set(prepared.train.example_ids) & set(prepared.selection.example_ids)
     assert len(prepared.test) == 120
     assert "selected on 10 of 40 examples held out of train" in prepared.protocol
     assert "trained on 10 (5 of each class) training examples" in prepared.protocol
-    other_seed = prepare(tiny.replace(shots=5, seed=3), backbone)
+    other_seed = prepare_data(tiny.replace(shots=5, seed=3), backbone)
     assert np.array_equal(other_seed.train.example_ids, prepared.train.example_ids)
-    other_data_seed = prepare(tiny.replace(shots=5, data_seed=3), backbone)
+    other_data_seed = prepare_data(tiny.replace(shots=5, data_seed=3), backbone)
     assert not np.array_equal(other_data_seed.train.example_ids, prepared.train.example_ids)
-    larger_selection = prepare(tiny.replace(shots=5, selection_examples=30), backbone)
+    larger_selection = prepare_data(tiny.replace(shots=5, selection_examples=30), backbone)
     assert np.bincount(larger_selection.selection.labels).tolist() == [15, 15]
     assert np.array_equal(larger_selection.train.example_ids, prepared.train.example_ids)
 
 
 def test_a_halved_validation_split_selects_on_one_half_and_reports_on_the_other(tiny):
-    prepared = prepare(tiny.replace(holdout="validation"), backbones.load("tiny", "fp32"))
+    prepared = prepare_data(tiny.replace(holdout="validation"), backbones.load("tiny", "fp32"))
     assert [len(part) for part in (prepared.train, prepared.selection, prepared.test)] == [400, 60, 60]
     assert sorted([*prepared.selection.example_ids, *prepared.test.example_ids]) == list(range(120))
-    assert prepared.report_size == 60
+    assert prepared.report_split_size == 60
     assert prepared.protocol == (
         "selected on 60 of one half of validation (seed 42), trained on 400 of 400 training examples, "
         "reported on the other half of validation"
     )
-    subset = prepare(tiny.replace(holdout="validation", test_examples=20), backbones.load("tiny", "fp32"))
+    subset = prepare_data(tiny.replace(holdout="validation", test_examples=20), backbones.load("tiny", "fp32"))
     assert set(subset.test.example_ids) <= set(prepared.test.example_ids)
     assert subset.protocol.endswith("(a stratified 20 of 60)")
 
@@ -268,22 +268,22 @@ def test_the_text_is_cut_to_the_window_less_the_prompt_to_max_tokens_and_to_the_
     assert data.max_input_tokens(fine_tuning, backbone) == backbone.window
     dept = tiny.replace(method="dept", options={"update_tokens": 30})
     assert data.max_input_tokens(dept, backbone) == 30
-    assert prepare(dept, backbone).train.lengths.max() == 30
+    assert prepare_data(dept, backbone).train.token_counts.max() == 30
 
 
 def test_only_training_texts_are_left_out_by_length(tiny):
     backbone = backbones.load("tiny", "fp32")
-    all_lengths, short = prepare(tiny, backbone), prepare(tiny.replace(train_max_tokens=40), backbone)
+    all_lengths, short = prepare_data(tiny, backbone), prepare_data(tiny.replace(train_max_tokens=40), backbone)
     assert 0 < len(short.train) < len(all_lengths.train)
-    assert short.train.lengths.max() <= 40
+    assert short.train.token_counts.max() <= 40
     assert np.array_equal(short.selection.example_ids, all_lengths.selection.example_ids)
     assert len(short.test) == len(all_lengths.test)
     assert "to 40 tokens" in short.protocol
-    long = prepare(tiny.replace(train_min_tokens=41), backbone)
-    assert long.train.lengths.min() >= 41
+    long = prepare_data(tiny.replace(train_min_tokens=41), backbone)
+    assert long.train.token_counts.min() >= 41
     assert len(long.train) + len(short.train) == len(all_lengths.train)
     with pytest.raises(ValueError, match="no training text is left after train_max_tokens = 3: the texts have"):
-        prepare(tiny.replace(train_max_tokens=3), backbone)
+        prepare_data(tiny.replace(train_max_tokens=3), backbone)
 
 
 def test_movie_snippets_keep_duplicates_together():

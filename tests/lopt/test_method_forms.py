@@ -34,7 +34,7 @@ def test_no_larger_form_than_the_one_returned_fits_into_the_budget(method, budge
     def count(form):
         return count_parameters(method=method, length=form[0], rank=form[1], width=width)
 
-    form = methods.get(method).within(budget, width)
+    form = methods.get(method).usual_size_within(budget, width)
     if form is None:
         assert count(SMALLEST_FORM[method]) > budget
     else:
@@ -47,21 +47,21 @@ def test_no_larger_form_than_the_one_returned_fits_into_the_budget(method, budge
 @settings(max_examples=60, deadline=None)
 def test_a_customary_low_rank_form_is_smaller_than_the_prompt_it_makes(budget, width):
     for name in ("lopt1", "lopt2"):
-        form = methods.get(name).within(budget, width)
+        form = methods.get(name).usual_size_within(budget, width)
         if form is not None:
             length, rank = form
             assert count_parameters(method=name, length=length, rank=rank, width=width) < length * width
 
 
 def test_forms_at_the_papers_budgets():
-    assert methods.get("prompt_tuning").within(76_800, 768) == (100, None)
-    assert methods.get("lopt1").within(3_940, 768) == (20, 5)
-    assert methods.get("lopt2").within(7_680, 768) == (20, 5)
-    assert methods.get("ulpt").within(27_136, 768) == (100, 256)
-    length, rank = methods.get("dept").within(76_800, 768)
+    assert methods.get("prompt_tuning").usual_size_within(76_800, 768) == (100, None)
+    assert methods.get("lopt1").usual_size_within(3_940, 768) == (20, 5)
+    assert methods.get("lopt2").usual_size_within(7_680, 768) == (20, 5)
+    assert methods.get("ulpt").usual_size_within(27_136, 768) == (100, 256)
+    length, rank = methods.get("dept").usual_size_within(76_800, 768)
     assert 40 <= length <= 60
     assert 30 <= rank <= 45
-    assert methods.get("lopt1").within(768, 768) is None
+    assert methods.get("lopt1").usual_size_within(768, 768) is None
 
 
 def test_dept_trains_prompt_and_update_at_two_rates_with_one_schedule(tiny):

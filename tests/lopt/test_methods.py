@@ -325,8 +325,8 @@ def test_ordinary_ids_are_the_first_ids_that_are_not_special():
     backbone, _ = _tiny_embeddings()
     vocabulary = backbone.vocabulary(())
     assert backbone.tokenizer.all_special_ids == [0]
-    assert vocabulary.ordinary_ids(10).tolist() == list(range(1, 11))
-    assert vocabulary.ordinary_ids(10**6).tolist() == list(range(1, len(backbone.tokenizer)))
+    assert vocabulary.ordinary_token_ids(10).tolist() == list(range(1, 11))
+    assert vocabulary.ordinary_token_ids(10**6).tolist() == list(range(1, len(backbone.tokenizer)))
 
 
 @pytest.mark.parametrize(("name", "factor", "rank"), [("prompt_tuning", "X", None), ("dept", "P", 2)])

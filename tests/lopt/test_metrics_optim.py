@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import get_constant_schedule_with_warmup, get_linear_schedule_with_warmup
 
-from lopt.config import TrialConfig, key_of
+from lopt.config import TrialConfig, key_of_values
 from lopt.metrics import Predictions, macro_f1
 from lopt.optim import make_optimizer, rate_factor
 
@@ -76,7 +76,7 @@ def test_dept_has_an_option_for_the_eps_of_adamw_whose_default_changes_no_key():
     assert {group["eps"] for group in make_optimizer(changed, factors, {}).param_groups} == {1e-6}
     older = default.to_dict()
     del older["options"]["adam_eps"]
-    assert key_of(older) == default.key == TrialConfig.from_dict(older).key != changed.key
+    assert key_of_values(older) == default.key == TrialConfig.from_dict(older).key != changed.key
     with pytest.raises(ValueError, match="adam_eps is 0; give a number above 0"):
         default.replace(options={**default.options, "adam_eps": 0})
 

@@ -29,7 +29,7 @@ def test_a_record_of_each_schema_is_read_with_all_current_fields(version):
 
 def test_there_is_a_migration_for_each_earlier_schema():
     names = [migration.__name__ for migration in migrations.MIGRATIONS]
-    assert names == [f"from_schema_{version}" for version in range(1, migrations.SCHEMA_VERSION)]
+    assert names == [f"migrate_from_schema_{version}" for version in range(1, migrations.SCHEMA_VERSION)]
 
 
 def test_later_settings_have_their_defaults_in_older_records():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lopt import backbones, data, tasks, train
 from lopt.config import TrialConfig
-from lopt.data import prepare
+from lopt.data import prepare_data
 from lopt.encoding import Example
 from lopt.examples import _reported_ids, load_split
 from lopt.tasks import Division
@@ -63,7 +63,7 @@ def write_task(tmp_path):
 
 
 def prepare_on_tiny(config):
-    return prepare(config, backbones.load("tiny", "fp32"))
+    return prepare_data(config, backbones.load("tiny", "fp32"))
 
 
 def refusal(config):
@@ -195,7 +195,7 @@ def test_one_file_is_divided_in_each_class(write_task):
     task = tasks.get(config.task)
     training, reported = load_split(task, task.train), load_split(task, task.report)
     assert sorted(example.id for example in [*training, *reported]) == list(range(100))
-    assert np.bincount([example.label for example in reported]).tolist() == [10, 6, 4]
+    assert np.bincount([example.class_number for example in reported]).tolist() == [10, 6, 4]
     prepared_data = prepare_on_tiny(config)
     assert prepared_data.report_split == "20 % of all.csv"
     assert "held out of the other 80 % of all.csv" in prepared_data.protocol
@@ -223,7 +223,7 @@ def test_reported_rows_are_never_trained_on_whatever_the_share(write_task, share
 def test_the_division_depends_on_the_content_and_the_seed_alone(write_task):
     def reported_texts(config):
         task = tasks.get(config.task)
-        return {example.fields["text"] for example in load_split(task, task.report)}
+        return {example.text_by_column["text"] for example in load_split(task, task.report)}
 
     def revision(**changes):
         return data.data_revision(write_task(file_rows, toml={**ONE_FILE, **changes}).task)
@@ -249,7 +249,7 @@ def test_equal_texts_are_never_on_both_sides(texts, share, seed):
     reported_ids = _reported_ids(examples, Division(file="all.csv", share=share, seed=seed))
     sides = collections.defaultdict(set)
     for example in examples:
-        normalised = example.fields["text"].lower().replace("!", "").replace(" ", "")
+        normalised = example.text_by_column["text"].lower().replace("!", "").replace(" ", "")
         sides[normalised].add(example.id in reported_ids)
     assert all(len(side) == 1 for side in sides.values())
 

@@ -10,7 +10,7 @@ from lopt import backbones
 from lopt.__main__ import main as command
 from lopt.config import TrialConfig
 from lopt.examples import load_split
-from lopt.files import refuse_pointer
+from lopt.files import refuse_lfs_pointer
 from lopt.tasks import Task
 from sweeps.run import main as sweep
 from tests.bad_input import refused, run_command
@@ -42,7 +42,9 @@ def test_a_pointer_in_place_of_rows_is_refused(tmp_path, monkeypatch, suffix):
         read_rows(tmp_path / "toy" / f"train.{suffix}")
     if suffix == "parquet":
         monkeypatch.setenv("LOPT_DATA_DIR", str(tmp_path))
-        task = Task(name="toy", title="t", columns=("a",), classes=("b", "c"), template="{a}", label_words=(), cut="a")
+        task = Task(
+            name="toy", title="t", columns=("a",), classes=("b", "c"), template="{a}", label_words=(), cut_column="a"
+        )
         with pytest.raises(ValueError, match="is a git-lfs pointer"):
             load_split(task, "train")
 
@@ -66,4 +68,4 @@ def test_a_file_that_is_not_a_pointer_passes(tmp_path):
     (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "long").write_bytes(POINTER * 20)
     for name in ("text", "empty", "long", "nowhere"):
-        refuse_pointer(tmp_path / name)
+        refuse_lfs_pointer(tmp_path / name)

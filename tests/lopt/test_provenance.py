@@ -36,7 +36,7 @@ def clean_checkout(tmp_path_factory):
 
 
 def dirty_flag(folder):
-    code = "from lopt import records; print(records.__file__); print(records.provenance()['dirty'])"
+    code = "from lopt import records; print(records.__file__); print(records.collect_provenance()['dirty'])"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True, env=environment

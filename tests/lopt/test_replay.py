@@ -8,8 +8,8 @@ import uuid
 import pytest
 
 from lopt.__main__ import main
-from lopt.locations import location
-from lopt.records import dumps
+from lopt.locations import to_location
+from lopt.records import to_json
 from lopt.training import Trial
 
 
@@ -23,7 +23,7 @@ def write_record(tiny, tmp_path):
             if number == evaluation_count:
                 break
         path = tmp_path / "record.json"
-        path.write_text(dumps(trial.finish(cell="c", stratum="c").to_dict()))
+        path.write_text(to_json(trial.finish(cell="c", stratum="c").to_dict()))
         return path
 
     return train_and_write
@@ -38,7 +38,7 @@ def test_a_repeated_trial_is_equal_to_its_record(write_record, capsys):
 
 
 def test_a_record_is_read_from_a_url(write_record, capsys):
-    record = location(f"memory://{uuid.uuid4().hex}") / "r" / "trials" / "0123456789abcdef.json"
+    record = to_location(f"memory://{uuid.uuid4().hex}") / "r" / "trials" / "0123456789abcdef.json"
     record.write_bytes(write_record().read_bytes())
     assert main(["run", "--config", str(record)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "equal to its record"
@@ -52,7 +52,7 @@ def test_the_differences_from_the_record_are_printed(write_record, capsys):
     values["evaluations"][0]["selection_loss"] += 0.25
     values["evaluations"][1]["selection_accuracy"] = 0.0
     values["provenance"]["versions"]["torch"] = "0.1"
-    path.write_text(dumps(values))
+    path.write_text(to_json(values))
     assert main(["run", "--config", str(path), "--json"]) == 0
     accuracy = json.loads(capsys.readouterr().out)["evaluations"][1]["selection_accuracy"]
     assert main(["run", "--config", str(path)]) == 0
@@ -72,7 +72,7 @@ def test_a_trial_that_fails_again_prints_its_traceback(write_record, capsys, mon
     path = write_record()
     values = {**json.loads(path.read_text()), "status": "failed", "evaluations": []}
     values["error"] = {"type": "ZeroDivisionError", "message": "x", "traceback": "x"}
-    path.write_text(dumps(values))
+    path.write_text(to_json(values))
     monkeypatch.setattr(Trial, "loss", lambda *_: 1 / 0)
     assert main(["run", "--config", str(path)]) == 3
     error = capsys.readouterr().err

@@ -60,8 +60,8 @@ def test_a_saved_prompt_that_does_not_fit_is_refused_in_one_line(tmp_path, capsy
     ):
         with pytest.raises(ValueError, match=message):
             methods.counts_of(trial_config(options={"init": str(folder)}, **changes))
-    with pytest.raises(ValueError, match="unknown option 'init' of method lopt1"):
-        trial_config(method="lopt1", rank=2, options={"init": str(folder)})
+    with pytest.raises(ValueError, match="unknown option 'init' of method lopt2"):
+        trial_config(method="lopt2", rank=2, options={"init": str(folder)})
     with pytest.raises(ValueError, match="valid: uniform, vocabulary, label_words, or a folder that holds a prompt"):
         trial_config(options={"init": str(tmp_path / "none")})
     weights = train_and_save(tmp_path / "weights", method="fine_tuning", length=None)

@@ -336,7 +336,7 @@ def test_a_trial_trains_and_reloads_exactly(tmp_path_factory, tmp_path, method, 
     assert shared.checksum() == before
     sentinel = shared.tokenizer.convert_tokens_to_ids(SENTINEL)
     assert all(ids[-2:] == (sentinel, shared.tokenizer.eos_token_id) for ids in trial.data.train.token_ids)
-    assert trial.data.train.truncated > 0
+    assert trial.data.train.truncated_count > 0
 
 
 def test_t5s_own_tokenizer_gives_the_expected_label_and_sentinel_tokens(shared):
@@ -353,7 +353,7 @@ def test_t5s_own_tokenizer_gives_the_expected_label_and_sentinel_tokens(shared):
     ids = t5_tokenizer(text)["input_ids"]
     assert ids[-2:] == [32099, t5_tokenizer.eos_token_id]
     vocabulary = backbone.vocabulary((" yes", " no"))
-    ordinary = vocabulary.ordinary_ids(5000)
+    ordinary = vocabulary.ordinary_token_ids(5000)
     assert len(ordinary) == 5000
     assert not set(ordinary.tolist()) & set(t5_tokenizer.all_special_ids)
     weight_VH = backbone.model.shared.weight.detach().double().numpy()

@@ -12,8 +12,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from lopt import backbones, load_prompt, tasks, tokens, train
 from lopt.backbones.causal import CausalBackbone
-from lopt.data import prepare
-from lopt.encoding import Example, cut_long_texts, encode, encode_all
+from lopt.data import prepare_data
+from lopt.encoding import Example, cut_long_texts, encode, encode_whole
 from tests.tiny_models import make_model, make_tokenizer
 
 TEMPLATE = "{text} It was"
@@ -23,7 +23,7 @@ SPELLED_OUT = ["<|endoftext|>", "<extra_id_0>", "</s>", "<|im_start|>", "<s>", "
 
 def encode_text(tokenizer, template, text):
     """Return the token ids of one text in a template of the toy task."""
-    return list(encode_all(tokenizer, TOY, template, [Example(0, {"text": text}, 0)]).token_ids[0])
+    return list(encode_whole(tokenizer, TOY, template, [Example(0, {"text": text}, 0)]).token_ids[0])
 
 
 # --- the end of a causal model's input --------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ def test_training_and_prediction_read_the_same_ids(tmp_path, tiny):
     make_model("llama").save_pretrained(tmp_path / "model")
     tokenizer_with_processor(PROCESSORS["bos and eos"]).save_pretrained(tmp_path / "model")
     config = tiny.replace(backbone=str(tmp_path / "model"))
-    data = prepare(config, backbones.load(config.backbone, "fp32"))
+    data = prepare_data(config, backbones.load(config.backbone, "fp32"))
     last_id = make_tokenizer("gpt2")("was")["input_ids"][-1]
     assert {ids[-1] for part in (data.train, data.selection, data.test) for ids in part.token_ids} == {last_id}
     record = train(config, artifact=tmp_path / "prompt")
@@ -206,7 +206,7 @@ def test_every_column_is_read_as_text_and_other_added_tokens_stay_tokens():
     for column in task.columns:
         fields = {"premise": "one domainword", "hypothesis": "two"}
         fields[column] += " </s>"
-        ids = list(encode_all(tokenizer, task, template, [Example(0, fields, 0)]).token_ids[0])
+        ids = list(encode_whole(tokenizer, task, template, [Example(0, fields, 0)]).token_ids[0])
         assert special_ids(tokenizer, ids) == []
         assert ids.count(domain_id) == 1
         assert tokenizer.decode(ids) == template.format(**fields)
@@ -219,7 +219,7 @@ def test_a_long_text_of_special_tokens_is_cut_as_text():
     assert cut
     assert len(ids) == 20
     assert tokenizer.decode(ids) == ("</s>" * 20)[:13] + " It was"
-    whole = encode_all(tokenizer, TOY, TEMPLATE, [Example(0, fields, 0)])
+    whole = encode_whole(tokenizer, TOY, TEMPLATE, [Example(0, fields, 0)])
     assert cut_long_texts(whole, tokenizer, TOY, TEMPLATE, [Example(0, fields, 0)], 20).token_ids[0] == ids
 
 

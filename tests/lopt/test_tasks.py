@@ -17,8 +17,8 @@ import torch
 
 from lopt import tasks
 from lopt.config import TrialConfig
-from lopt.data import prepare
-from lopt.encoding import Example, encode, encode_all, render
+from lopt.data import prepare_data
+from lopt.encoding import Example, encode, encode_whole, render
 from lopt.examples import load_split
 
 GOLDEN = Path(__file__).parent / "golden" / "templates.txt"
@@ -112,7 +112,7 @@ def golden_text(backbones) -> str:
         lines += [f"    {column}: {text}" for column, text in fields.items()]
         for model, backbone in backbones.items():
             template = default_template(backbones, model, task)
-            token_ids = encode_all(backbone.tokenizer, task, template, [Example(0, fields, 0)]).token_ids[0]
+            token_ids = encode_whole(backbone.tokenizer, task, template, [Example(0, fields, 0)]).token_ids[0]
             label_ids = backbone.label_ids(task.label_words).tolist()
             words = "   ".join(f"{word!r} {i}" for word, i in zip(task.label_words, label_ids, strict=True))
             for title, text in (
@@ -141,8 +141,8 @@ def test_made_up_examples_are_not_in_the_data_sets(real_data):
     for name, fields in MADE_UP_EXAMPLES.items():
         task = tasks.get(name)
         for split in (task.train, task.report):
-            real_texts = {example.fields[task.cut].lower() for example in load_split(task, split)}
-            assert fields[task.cut].lower() not in real_texts, name
+            real_texts = {example.text_by_column[task.cut_column].lower() for example in load_split(task, split)}
+            assert fields[task.cut_column].lower() not in real_texts, name
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_t5s_sentinel_marks_the_label_position_and_begins_the_decoders_input(bac
     assert sentinel == 32099
     assert backbone._decoder_ids(2).tolist() == [[0, sentinel]] * 2
     template = default_template(backbones, "t5", task)
-    ids = encode_all(backbone.tokenizer, task, template, [Example(0, MADE_UP_EXAMPLES[name], 0)]).token_ids[0]
+    ids = encode_whole(backbone.tokenizer, task, template, [Example(0, MADE_UP_EXAMPLES[name], 0)]).token_ids[0]
     assert ids.count(sentinel) == 1
     assert ids[-2:] == (sentinel, backbone.tokenizer.eos_token_id)
 
@@ -214,9 +214,9 @@ def test_data_sets_load_completely(name, real_data):
     assert (len(train), len(reported)) == SPLIT_SIZES[name]
     assert len(reported) == task.report_size
     for examples in (train, reported):
-        assert {example.label for example in examples} == set(range(len(task.classes)))
+        assert {example.class_number for example in examples} == set(range(len(task.classes)))
         assert [example.id for example in examples] == list(range(len(examples)))
-        assert all(example.fields.keys() == set(task.columns) for example in examples)
+        assert all(example.text_by_column.keys() == set(task.columns) for example in examples)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_data_sets_load_completely(name, real_data):
 )
 def test_the_classes_of_the_reported_splits_have_their_known_sizes(name, counts, real_data):
     task = tasks.get(name)
-    assert np.bincount([example.label for example in load_split(task, task.report)]).tolist() == counts
+    assert np.bincount([example.class_number for example in load_split(task, task.report)]).tolist() == counts
 
 
 def trial(name, **changes):
@@ -244,13 +244,13 @@ def trial(name, **changes):
 
 @pytest.mark.parametrize("name", HALF_SIZES)
 def test_halves_of_validation_are_the_same_as_in_the_quoted_papers(name, backbones, real_data):
-    data = prepare(trial(name, holdout="validation"), backbones["gpt2"])
+    data = prepare_data(trial(name, holdout="validation"), backbones["gpt2"])
     order = torch.randperm(SPLIT_SIZES[name][1], generator=torch.Generator().manual_seed(42)).tolist()
     half = SPLIT_SIZES[name][1] // 2
     assert sorted(data.selection.example_ids) == sorted(order[:half])
     assert sorted(data.test.example_ids) == sorted(order[half:])
     assert (len(data.selection), len(data.test)) == HALF_SIZES[name]
-    assert data.report_size == HALF_SIZES[name][1]
+    assert data.report_split_size == HALF_SIZES[name][1]
     assert not set(data.selection.example_ids) & set(data.test.example_ids)
     assert "selected on" in data.protocol and "of one half of validation (seed 42)" in data.protocol
     assert data.protocol.endswith("reported on the other half of validation")
@@ -258,12 +258,12 @@ def test_halves_of_validation_are_the_same_as_in_the_quoted_papers(name, backbon
 
 def test_a_class_with_fewer_examples_than_shots_gives_all_of_them_and_the_protocol_says_so(backbones, real_data):
     settings = {"train_examples": None, "holdout": "validation"}
-    data = prepare(trial("cb", shots=20, **settings), backbones["gpt2"])
+    data = prepare_data(trial("cb", shots=20, **settings), backbones["gpt2"])
     assert np.bincount(data.train.labels).tolist() == [20, 20, 16]
     assert "trained on 56 (20 of each class; only 16 of neutral) training examples" in data.protocol
 
-    all_selection = prepare(trial("cb", **settings), backbones["gpt2"]).selection
-    few = prepare(trial("cb", shots=4, **settings), backbones["gpt2"])
+    all_selection = prepare_data(trial("cb", **settings), backbones["gpt2"]).selection
+    few = prepare_data(trial("cb", shots=4, **settings), backbones["gpt2"])
     assert np.bincount(few.train.labels).tolist() == [4, 4, 4]
     assert "trained on 12 (4 of each class) training examples" in few.protocol
     expected = np.minimum(4, np.bincount(all_selection.labels, minlength=3))
@@ -272,7 +272,7 @@ def test_a_class_with_fewer_examples_than_shots_gives_all_of_them_and_the_protoc
     assert f"selected on {expected.sum()} of one half of validation" in few.protocol
 
     # Selection examples that are held out of the training split are missing for training.
-    with_hold_out = prepare(trial("cb", train_examples=None, shots=16), backbones["gpt2"])
+    with_hold_out = prepare_data(trial("cb", train_examples=None, shots=16), backbones["gpt2"])
     neutral = np.bincount(with_hold_out.train.labels)[2]
     assert neutral < 16
     assert f"only {neutral} of neutral)" in with_hold_out.protocol
@@ -286,12 +286,12 @@ def test_a_long_input_loses_only_the_end_of_its_passage(name, most, model, backb
     examples = load_split(task, task.report)[:600]
     cut_count = 0
     for example in examples:
-        text, (start, end) = render(task, template, example.fields)
+        text, (start, end) = render(task, template, example.text_by_column)
         whole = tokenizer(text, return_offsets_mapping=True)
         pairs = list(zip(whole["input_ids"], whole["offset_mapping"], strict=True))
         before = [i for i, (first, stop) in pairs if first < stop <= start]
         after = [i for i, (first, stop) in pairs if first >= end or first == stop]
-        ids, cut = encode(tokenizer, task, template, example.fields, most)
+        ids, cut = encode(tokenizer, task, template, example.text_by_column, most)
         ids, cut_count = list(ids), cut_count + cut
         assert cut == (len(whole["input_ids"]) > most)
         if not cut:
@@ -316,10 +316,10 @@ def test_a_long_input_loses_only_the_end_of_its_passage(name, most, model, backb
 def test_the_cut_inputs_of_a_trial_are_counted(model, backbones, real_data):
     sizes = {"selection_examples": 50, "test_examples": 200}
     config = trial("boolq", backbone=MODELS[model], max_tokens=64, holdout="validation", **sizes)
-    data = prepare(config, backbones[model])
+    data = prepare_data(config, backbones[model])
     for part in (data.train, data.selection, data.test):
-        assert part.lengths.max() <= 64
-    assert data.test.truncated > len(data.test) / 2
-    uncut = prepare(config.replace(max_tokens=None), backbones[model])
-    assert uncut.test.lengths.max() <= backbones[model].window - 20
-    assert uncut.test.truncated < 5
+        assert part.token_counts.max() <= 64
+    assert data.test.truncated_count > len(data.test) / 2
+    uncut = prepare_data(config.replace(max_tokens=None), backbones[model])
+    assert uncut.test.token_counts.max() <= backbones[model].window - 20
+    assert uncut.test.truncated_count < 5

@@ -56,7 +56,7 @@ def test_any_label_words_can_be_told_apart(words):
     words = [f" {word}" for word in words]
     try:
         Task(name="t", title="t", columns=("a",), classes=tuple(map(str, range(len(words)))), template="{a}",
-             label_words=(), cut="a").check_verbalizer("{a}", tuple(words))  # fmt: skip
+             label_words=(), cut_column="a").check_verbalizer("{a}", tuple(words))  # fmt: skip
     except ValueError:
         return
     ids = tiny.label_ids(words).tolist()

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from lopt import backbones, data, tasks, tokens
-from lopt.data import prepare
-from lopt.encoding import Example, cut_long_texts, encode_all
+from lopt.data import prepare_data
+from lopt.encoding import Example, cut_long_texts, encode_whole
 from lopt.tokens import TokenIds
 
 IDS = [[1, 2, 3], [], [4]]
@@ -45,7 +45,7 @@ def test_token_ids_are_a_sequence_of_tuples():
     ids = TokenIds.from_lists(IDS)
     assert list(ids) == [(1, 2, 3), (), (4,)]
     assert (ids[-1], ids[np.int64(0)], ids[1:]) == ((4,), (1, 2, 3), ((), (4,)))
-    assert ids.lengths.tolist() == [3, 0, 1]
+    assert ids.token_counts.tolist() == [3, 0, 1]
     assert all(type(token_id) is int for token_id in ids[0])
     assert not len(TokenIds.from_lists([]))
     with pytest.raises(IndexError):
@@ -149,21 +149,21 @@ def test_prepared_data_is_the_same_with_and_without_the_cache(cache_folder, tiny
         for config in (tiny, tiny.replace(max_tokens=20), tiny.replace(train_max_tokens=40, train_examples=20)):
             for function in (data._draw_and_tokenise, data._prepare_from_cache_key):
                 function.cache_clear()
-            prepared = prepare(config, backbone)
+            prepared = prepare_data(config, backbone)
             parts = (prepared.train, prepared.selection, prepared.test)
             results.append([_as_plain_values(part) for part in parts] + [prepared.protocol])
     assert results[:3] == results[3:6] == results[6:]
     assert len(list(cache_folder.iterdir())) >= 6
-    assert results[1][0]["truncated"] > 0
+    assert results[1][0]["truncated_count"] > 0
 
 
 def test_each_template_and_each_length_of_a_cut_text_has_its_file(cache_folder, tokenizer):
     task = tasks.get("toy")
     examples = [Example(0, {"text": "one two three four"}, 0)]
     for template in ("{text} it was", "{text} is it"):
-        whole = encode_all(tokenizer, task, template, examples)
+        whole = encode_whole(tokenizer, task, template, examples)
         for most in (12, 14):
-            assert cut_long_texts(whole, tokenizer, task, template, examples, most).lengths.max() <= most
+            assert cut_long_texts(whole, tokenizer, task, template, examples, most).token_counts.max() <= most
     assert len(list(cache_folder.iterdir())) == 2 + 4
 
 
@@ -174,5 +174,5 @@ def _as_plain_values(encoded):
         "token_ids": list(encoded.token_ids),
         "labels": encoded.labels.tolist(),
         "example_ids": encoded.example_ids.tolist(),
-        "lengths": encoded.lengths.tolist(),
+        "lengths": encoded.token_counts.tolist(),
     }

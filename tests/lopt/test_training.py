@@ -15,6 +15,7 @@ from lopt.batches import evaluation_batches
 from lopt.evaluation import measure_baselines
 from lopt.failure import failed_record
 from lopt.metrics import Predictions
+from lopt.migrations import SCHEMA_VERSION
 from lopt.records import TrialRecord
 from lopt.resolve import default_precision, resolve
 from lopt.training import Trial
@@ -162,8 +163,8 @@ def test_the_record_holds_its_provenance(tiny):
 
 def test_records_of_newer_or_broken_schemas_are_refused(tiny):
     values = train(tiny).to_dict()
-    for version in (4, 0, None, "2"):
-        with pytest.raises(ValueError, match=f"schema {version!r}; this program reads 1 to 3"):
+    for version in (SCHEMA_VERSION + 1, 0, None, "2"):
+        with pytest.raises(ValueError, match=f"schema {version!r}; this program reads 1 to {SCHEMA_VERSION}"):
             TrialRecord.from_dict({**values, "schema_version": version})
     with pytest.raises(ValueError, match="not a trial record"):
         TrialRecord.from_dict({**values, "surprise": 1})
@@ -214,7 +215,7 @@ def test_predict_gives_labels_probabilities_and_the_stored_predictions(tiny, tmp
     from lopt.examples import load_split
 
     prompt = load_prompt(tmp_path)
-    texts = [example.fields["text"] for example in load_split(tasks.get("toy"), "validation")]
+    texts = [example.text_by_column["text"] for example in load_split(tasks.get("toy"), "validation")]
     answers = prompt.predict(texts)
     assert [answer.label for answer in answers] == [tasks.get("toy").classes[i] for i in trial.predictions.predicted]
     assert all(sum(answer.probabilities.values()) == pytest.approx(1) for answer in answers)
@@ -274,7 +275,7 @@ def test_texts_are_cut_to_the_length_that_the_method_can_read(tiny):
     """DePT's update has s rows, so no input of any part is longer, and the record counts the texts that were cut."""
     trial = Trial(tiny.replace(method="dept", options={"update_tokens": 40}))
     parts = {"train": trial.data.train, "selection": trial.data.selection, "test": trial.data.test}
-    assert {name: int(part.lengths.max()) for name, part in parts.items()} == dict.fromkeys(parts, 40)
+    assert {name: int(part.token_counts.max()) for name, part in parts.items()} == dict.fromkeys(parts, 40)
     assert all(count > 0 for count in trial.finish().truncated.values())
     assert trial.soft_prompt().update.shape == (40, 32)
 
@@ -313,7 +314,7 @@ def test_evaluation_does_not_depend_on_the_order_of_examples(tiny):
         token_ids=tuple(encoded.token_ids[i] for i in positions),
         labels=encoded.labels[positions],
         example_ids=encoded.example_ids[positions],
-        truncated=0,
+        truncated_count=0,
     )
     partial = evaluation.predict_split(trial.backbone, soft_prompt, part, trial.label_ids)
     np.testing.assert_allclose(partial.logits, whole.logits[positions], rtol=1e-4, atol=1e-5)
@@ -323,8 +324,8 @@ def test_an_evaluation_batch_that_does_not_fit_is_computed_in_parts_and_the_othe
     trial = Trial(tiny)
     encoded, soft_prompt = trial.data.test, trial.soft_prompt().map(torch.Tensor.detach)
     whole = evaluation.predict_split(trial.backbone, soft_prompt, encoded, trial.label_ids).logits
-    batches = list(evaluation_batches(encoded.lengths, evaluation.EVALUATION_BATCH_SIZE))
-    tokens = [batch.size * encoded.lengths[batch].max() for batch in batches]
+    batches = list(evaluation_batches(encoded.token_counts, evaluation.EVALUATION_BATCH_SIZE))
+    tokens = [batch.size * encoded.token_counts[batch].max() for batch in batches]
     most_tokens, real_logits, sizes = sorted(tokens)[len(tokens) // 2], type(trial.backbone).label_logits, []
 
     def label_logits(self, soft_prompt, ids_BT, *rest):

@@ -24,7 +24,7 @@ CLIP = 0.05  # the gradients of many steps are larger
 
 
 def batches_of(trial):
-    batches = training_batches(trial.data.train.lengths, BATCH, SEED)
+    batches = training_batches(trial.data.train.token_counts, BATCH, SEED)
     return [collate(trial.data.train, positions, 0) for positions in itertools.islice(batches, STEPS)]
 
 

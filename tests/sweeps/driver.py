@@ -31,7 +31,7 @@ class Driver:
         return self.queue._turns.cells
 
     def start(self):
-        trial = self.queue.next()
+        trial = self.queue.begin_next_trial()
         if trial is not None:
             self.trials.append(trial)
         return trial

@@ -163,7 +163,7 @@ def test_rows_count_as_labelled_or_the_first_bad_one_is_named(make_task, rows):
         with pytest.raises(ValueError, match=rf"test\.jsonl, row {bad_rows[0]}: `(text|label)` is "):
             examples.load_split(task, "test.jsonl")
     else:
-        loaded = [(row.fields["text"], row.label) for row in examples.load_split(task, "test.jsonl")]
+        loaded = [(row.text_by_column["text"], row.class_number) for row in examples.load_split(task, "test.jsonl")]
         assert loaded == [(text.strip(), class_number(label)) for text, label in rows]
 
 
@@ -347,7 +347,7 @@ def test_a_file_that_was_removed_is_named_and_the_run_is_kept(make_task):
 
 
 def test_texts_without_tokens_are_refused():
-    from lopt.encoding import Example, encode, encode_all
+    from lopt.encoding import Example, encode, encode_whole
 
     def tokenizer(texts, **_):
         return {"input_ids": [[] for _ in texts] if isinstance(texts, list) else [], "offset_mapping": []}
@@ -355,7 +355,7 @@ def test_texts_without_tokens_are_refused():
     config = TrialConfig(method="prompt_tuning", task="toy", backbone="tiny", length=2)
     task = tasks.get("toy")
     for encode_text in (
-        lambda: encode_all(tokenizer, task, config.template, [Example(0, {"text": "\u200b"}, 0)]),
+        lambda: encode_whole(tokenizer, task, config.template, [Example(0, {"text": "\u200b"}, 0)]),
         lambda: encode(tokenizer, task, config.template, {"text": "\u200b"}, 9),
     ):
         with pytest.raises(ValueError, match="finds no token in"):

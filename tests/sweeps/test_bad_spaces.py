@@ -10,13 +10,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lopt.config import FIELDS
+from lopt.config import CONFIG_FIELDS
 from sweeps import space, spaces
 from sweeps.planning.check_space import check_space
 from sweeps.run import main
 from tests.bad_input import error_line, fixed, junk, refused, run_command, texts
 
-KEYS = [*FIELDS, *space.SPACE_FIELDS, "placement", "alpha", "lora.rank", "dept.alpha", "init", "update_tokens"]
+KEYS = [*CONFIG_FIELDS, *space.SPACE_FIELDS, "placement", "alpha", "lora.rank", "dept.alpha", "init", "update_tokens"]
 NAMES = sorted(set(KEYS) - {"backbone"})  # unknown names of models are looked up in the hub's cache, which is slow
 PIECES = ["0", "1", "2", "-1", "1.5", "1e400", "nan", "inf", "none", "", " ", "True", "lopt1", "suffix", "0x1", "1_0",
           "9" * 400, "١", "toy", "{text} It", "/", "..", "\0", "\ud800", "é" * 300]  # fmt: skip
@@ -48,7 +48,7 @@ def test_any_setting_is_planned_or_refused(key, value, name):
         return
     plan = json.loads(out)
     digits = value.strip()
-    if digits.isascii() and digits.isdigit() and key in FIELDS:
+    if digits.isascii() and digits.isdigit() and key in CONFIG_FIELDS:
         planned_values = [plan["base"].get(key), *(cell["config"].get(key) for cell in plan["cells"])]
         assert int(digits) in planned_values
     if digits.isascii() and digits.isdigit() and key in space._COUNT_FIELDS:

@@ -74,7 +74,7 @@ def test_a_trial_whose_setup_hangs_fails_and_its_worker_is_ended(
     config, tmp_path, ray_with_workers, monkeypatch, short_hang, part
 ):
     config, end_of_hang = resolve(config), threading.Event()
-    function = (lopt.backbones, "load") if part == "weights" else (lopt.training, "prepare")
+    function = (lopt.backbones, "load") if part == "weights" else (lopt.training, "prepare_data")
     monkeypatch.setattr(*function, lambda *arguments: end_of_hang.wait(30))
     ended_devices = ray_with_workers([Worker()])
     (report,) = client.reports_from_worker(job_of(config, tmp_path, limit_s=0.5))

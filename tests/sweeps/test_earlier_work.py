@@ -179,7 +179,7 @@ def test_reuse_takes_finished_trials_of_the_same_key(tmp_path, capsys, monkeypat
     for record in store.records():
         assert record.provenance["reused_from"] == "smoke-paper"
         if record.phase == "confirm":
-            assert load_prompt(store.artifact(record.key)).test_accuracy == record.test_accuracy
+            assert load_prompt(store.artifact_folder(record.key)).test_accuracy == record.test_accuracy
             assert (store.folder / "predictions" / f"{record.key}.parquet").is_file()
     assert sweep(tmp_path, "--set", "trials=3", "--name", "more", "--reuse") == 0, "from all runs"
     reused = re.search(r"reused (\d+) of 12 trials", capsys.readouterr().out)

@@ -180,7 +180,7 @@ def test_a_restored_trial_counts_on_the_rungs_that_it_passed_before(tiny):
 
 
 def test_an_audited_trial_goes_on_without_competing(tiny):
-    early_stopping = asha_by_stratum(audit=1.0)
+    early_stopping = asha_by_stratum(audit_share=1.0)
     for number in range(9):
         early_stopping.report("a", f"g{number}", 2, 0.9)
     assert early_stopping.report("a", "bad", 2, 0.1) is Decision.AUDIT

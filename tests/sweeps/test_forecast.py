@@ -13,7 +13,8 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from sweeps import spaces
-from sweeps.forecast.simulate import Cost, SimulatedSweep, forecast, random_quality_function
+from sweeps.forecast.cost import Cost
+from sweeps.forecast.simulate import SimulatedSweep, forecast, random_score_function
 from sweeps.planning import settings
 from sweeps.search.early_stopping import Decision, EarlyStopping
 from sweeps.search.queue import TrialQueue
@@ -46,10 +47,17 @@ def falling_quality(number, rung):
     return -number
 
 
-def simulate(space, costs=None, *, device_count=1, max_concurrent=4, quality=equal_quality, finished=(), **changes):
+def simulate(
+    space, costs=None, *, device_count=1, max_concurrent=4, score_at_rung=equal_quality, finished=(), **changes
+):
     costs = costs or [[cost(cell.name, **changes)] for cell in space.cells]
     return SimulatedSweep(
-        space, costs, device_count=device_count, max_concurrent=max_concurrent, quality=quality, finished=finished
+        space,
+        costs,
+        device_count=device_count,
+        max_concurrent=max_concurrent,
+        score_at_rung=score_at_rung,
+        finished=finished,
     ).run()
 
 
@@ -119,12 +127,12 @@ def test_the_simulation_agrees_with_a_simulation_of_single_steps(trials, seeds, 
     assert simulated.duration_s == pytest.approx(seconds_step_by_step(space, max_concurrent, fixed_s, step_s))
 
 
-def steps_by_asha(space, quality):
+def steps_by_asha(space, score_at_rung):
     """Return the steps of one cell's search, one trial after another, by ASHA's rule as the paper states it."""
     total, rungs = 0, [[] for _ in space.decision_steps()]
     for number in range(1, space.trials + 1):
         for rung, step in enumerate(space.decision_steps()):
-            score, earlier_scores = quality(number, rung), list(rungs[rung])
+            score, earlier_scores = score_at_rung(number, rung), list(rungs[rung])
             rungs[rung].append(score)
             if earlier_scores and score < np.percentile(earlier_scores, 100 * (1 - 1 / space.reduction_factor)):
                 total += step
@@ -139,13 +147,13 @@ def steps_by_asha(space, quality):
 def test_the_sweeps_own_early_stopping_decides(seed):
     space = one_cell(smoke_with(trials=8, max_steps=80, eval_every=2, confirm_seeds=1))
     scores = np.random.default_rng(seed).normal(size=(9, len(space.decision_steps())))
-    simulated = simulate(space, max_concurrent=1, quality=lambda number, rung: scores[number, rung])
+    simulated = simulate(space, max_concurrent=1, score_at_rung=lambda number, rung: scores[number, rung])
     assert simulated.step_count == steps_by_asha(space, lambda number, rung: scores[number, rung]) + space.max_steps
 
 
 def test_a_rung_between_two_evaluations_counts_at_the_second_one():
     space = one_cell(smoke_with(trials=2, grace_steps=3, eval_every=4))
-    simulated = simulate(space, max_concurrent=1, quality=falling_quality, eval_every=4)
+    simulated = simulate(space, max_concurrent=1, score_at_rung=falling_quality, eval_every=4)
     assert simulated.step_count == 12 + 4 + 12
 
 
@@ -153,23 +161,23 @@ def test_audited_trials_run_to_the_end():
     space = one_cell(smoke_with(trials=6, max_steps=80, eval_every=2, confirm_seeds=1))
 
     def steps_with(audit):
-        options = {"device_count": 1, "max_concurrent": 1, "quality": falling_quality}
-        return SimulatedSweep(space, [[cost("c")]], **options, audit=audit).run().step_count
+        options = {"device_count": 1, "max_concurrent": 1, "score_at_rung": falling_quality}
+        return SimulatedSweep(space, [[cost("c")]], **options, audit_share=audit).run().step_count
 
     assert steps_with(audit=0.0) < steps_with(audit=1.0) == 7 * 80
-    steps = [short_forecast(space, audit=share).step_count for share in (0.0, 0.5, 1.0)]
+    steps = [short_forecast(space, audit_share=share).step_count for share in (0.0, 0.5, 1.0)]
     assert steps[0] < steps[1] < steps[2] == 7 * 80
 
 
 def test_finished_trials_are_not_run_again_and_count_on_their_rungs():
     space = smoke_with(max_steps=12)
-    configs = [space.sample_trial(cell) for cell in space.cells]
+    configs = [space.sample_config(cell) for cell in space.cells]
     finished = [
         make_record(config.replace(learning_rate=0.1 * (number + 1)), accuracy=0.9, cell=cell.name)
         for cell, config in zip(space.cells, configs, strict=True)
         for number in range(2)
     ]
-    simulated = simulate(space, finished=finished, quality=lambda number, rung: 0.5)
+    simulated = simulate(space, finished=finished, score_at_rung=lambda number, rung: 0.5)
     assert simulated.trial_count == 3 + 3
     assert simulated.step_count == 3 * 4 + 3 * 12, "the new search trials are worse than the finished ones"
     finished += [
@@ -193,7 +201,7 @@ def test_a_free_search_confirms_each_size():
     space = spaces.load("search", "demo")
     costs = [[cost("small", eval_every=10), cost("large", eval_every=10, step_s=2.0)]]
     numbers = iter(range(space.trials))
-    options = {"quality": equal_quality, "pick_kind": lambda kind_count: next(numbers) % kind_count}
+    options = {"score_at_rung": equal_quality, "pick_kind": lambda kind_count: next(numbers) % kind_count}
     simulated = SimulatedSweep(space, costs, device_count=1, max_concurrent=4, **options).run()
     assert simulated.trial_count == space.trials + 2 * space.confirm_seeds
 
@@ -238,8 +246,8 @@ def test_a_sweep_of_more_trials_takes_longer(trials, seeds):
 def test_qualities_are_alike_at_the_rungs_of_one_trial_and_differ_between_trials():
     correlations = []
     for seed in range(40):
-        quality = random_quality_function(np.random.default_rng(seed), 50)
-        scores = np.array([[quality(number, rung) for rung in range(2)] for number in range(200)])
+        score_at_rung = random_score_function(np.random.default_rng(seed), 50)
+        scores = np.array([[score_at_rung(number, rung) for rung in range(2)] for number in range(200)])
         correlations.append(np.corrcoef(scores.T)[0, 1])
     assert 0.2 < np.mean(correlations) < 0.8
     assert min(correlations) > -0.2
@@ -248,7 +256,7 @@ def test_qualities_are_alike_at_the_rungs_of_one_trial_and_differ_between_trials
 def test_every_simulation_assigns_its_trials_to_brackets_again():
     space = smoke_with(stopping="hyperband", trials=3)
     costs = [[cost(cell.name)] for cell in space.cells]
-    options = {"device_count": 1, "max_concurrent": 4, "quality": falling_quality}
+    options = {"device_count": 1, "max_concurrent": 4, "score_at_rung": falling_quality}
     assert len({SimulatedSweep(space, costs, **options, number=number).run().step_count for number in range(20)}) > 1
 
 
@@ -258,12 +266,12 @@ def test_the_forecast_and_the_sweep_run_the_same_trials(name):
     trials at the same steps."""
     space = spaces.load(name, "paper" if name == "smoke" else "demo")
     space = settings.with_settings(space, {"trials": "4", "reduction_factor": "2"})
-    if space.by_size or any(len(space.sample_trials(cell)) > 1 for cell in space.cells):
+    if space.by_size or any(len(space.sample_configs(cell)) > 1 for cell in space.cells):
         pytest.skip("the space's trials differ in size, which the forecast chooses at random")
     queue = TrialQueue(space, resolve=lambda config: config, finished=[], failed=[])
     early_stopping = EarlyStopping(space.stopping_rule)
     steps = trials = 0
-    while trial := queue.next():
+    while trial := queue.begin_next_trial():
         trials, status, last_step = trials + 1, "complete", space.max_steps
         for step in space.decision_steps() if trial.phase == "search" else ():
             if early_stopping.report(trial.stratum, trial.config.key, step, -trials) is Decision.STOP:
@@ -271,7 +279,15 @@ def test_the_forecast_and_the_sweep_run_the_same_trials(name):
                 break
         steps += last_step
         queue.end(trial, make_record(trial.config, status, 1 / trials, trial.phase, trial.cell.name, trial.stratum))
-    eval_every = {cell.name: space.sample_trial(cell).eval_every for cell in space.cells}
+    eval_every = {cell.name: space.sample_config(cell).eval_every for cell in space.cells}
     costs = [[cost(name, eval_every=eval_every[name])] for name in eval_every]
-    simulated = SimulatedSweep(space, costs, device_count=1, max_concurrent=1, quality=falling_quality).run()
+    simulated = SimulatedSweep(space, costs, device_count=1, max_concurrent=1, score_at_rung=falling_quality).run()
     assert (simulated.trial_count, simulated.step_count) == (trials, steps)
+
+
+def test_complete_trials_are_also_scored_on_the_whole_held_out_part():
+    """Three search trials and one confirm trial, one after another; each of them pays for it, and no stopped one does."""
+    space = one_cell(smoke_with(stopping="none"))
+    times = [simulate(space, max_concurrent=1, held_out_s=held_out_s).duration_s for held_out_s in (0.0, 7.0)]
+    assert times[1] - times[0] == pytest.approx(4 * 7.0)
+    assert (cost(held_out_s=7.0).final_s("search"), cost(held_out_s=7.0).final_s("confirm")) == (7.0, 17.0)

@@ -96,13 +96,13 @@ class Command:
             space, resolve=round_learning_rate, finished=finished, failed=failed,
             interrupted=[(config, cell) for config, cell, _ in interrupted],
         )  # fmt: skip
-        self.early_stopping = EarlyStopping(space.stopping_rule, audit=audit, audited_steps=audited_steps)
+        self.early_stopping = EarlyStopping(space.stopping_rule, audit_share=audit, audited_steps=audited_steps)
         self.early_stopping.replay(finished)
 
     def run(self, max_events=None):
         """Run until no trial is left or there are `max_events` events."""
         while max_events is None or len(self.events) < max_events:
-            while len(self.running) < MAX_CONCURRENT and (queued := self.queue.next()):
+            while len(self.running) < MAX_CONCURRENT and (queued := self.queue.begin_next_trial()):
                 self.begin(queued)
             if not self.running:
                 return
@@ -198,7 +198,7 @@ def events_of(scenario):
         command = Command(space, training, events, audit, command.interrupt())
         command.number = 1000
         command.run()
-    assert command.queue.next() is None and not command.queue._search_by_running_trial
+    assert command.queue.begin_next_trial() is None and not command.queue._search_by_running_trial
     return events
 
 

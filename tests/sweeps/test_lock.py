@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from lopt.locations import RemoteLocation, location
+from lopt.locations import RemoteLocation, to_location
 from sweeps.results import lock
 from sweeps.results.lock import Clock, hold_run
 
@@ -46,7 +46,7 @@ def short_lease(monkeypatch):
 
 
 def test_a_second_command_is_refused_and_told_who_holds_the_run(anywhere, short_lease):
-    folder = location(anywhere) / "run"
+    folder = to_location(anywhere) / "run"
     with hold_run(folder, COMMAND), pytest.raises(ValueError) as caught, hold_run(folder, COMMAND):
         pass
     message = str(caught.value)
@@ -61,15 +61,16 @@ def test_a_second_command_is_refused_and_told_who_holds_the_run(anywhere, short_
 def test_a_run_that_was_given_back_is_free_at_once(anywhere):
     time = FakeTime()
     for _ in range(3):
-        with hold_run(location(anywhere) / "run", COMMAND, time.clock) as hold:
+        with hold_run(to_location(anywhere) / "run", COMMAND, time.clock) as hold:
             assert hold.lost_reason() == ""
     assert time.elapsed_s == 0
 
 
 def test_a_lease_that_is_not_renewed_is_taken_and_its_holder_notices(url, monkeypatch, capsys):
-    folder, first_time, second_time = location(url) / "run", FakeTime(), FakeTime()
+    folder, first_time, second_time = to_location(url) / "run", FakeTime(), FakeTime()
     with monkeypatch.context() as patch:
-        patch.setattr(lock, "now", lambda: "2999-01-01T00:00:00+00:00")  # the date that the holder writes is not used
+        # The date that the holder writes is not used.
+        patch.setattr(lock, "utc_now", lambda: "2999-01-01T00:00:00+00:00")
         first_hold = hold_run(folder, COMMAND, first_time.clock)
         first_lease = first_hold.__enter__()
     assert first_lease.lost_reason() == ""
@@ -92,7 +93,7 @@ def test_a_lease_that_is_not_renewed_is_taken_and_its_holder_notices(url, monkey
 
 def test_two_commands_that_create_the_same_number_notice_it(monkeypatch):
     """On a file system without an exclusive create, both find no lease, write one, and read their own."""
-    folder, time = location(f"memory://{uuid.uuid4().hex}") / "run", FakeTime()
+    folder, time = to_location(f"memory://{uuid.uuid4().hex}") / "run", FakeTime()
     original = lock._Lease._read_highest_lease
     first_hold, second_hold = hold_run(folder, COMMAND, time.clock), hold_run(folder, COMMAND, time.clock)
     first_lease = first_hold.__enter__()
@@ -116,7 +117,7 @@ def test_two_commands_that_create_the_same_number_notice_it(monkeypatch):
 
 
 def test_a_lease_that_another_command_has_written_is_not_given_back(monkeypatch):
-    folder, time = location(f"memory://{uuid.uuid4().hex}") / "run", FakeTime()
+    folder, time = to_location(f"memory://{uuid.uuid4().hex}") / "run", FakeTime()
     with hold_run(folder, COMMAND, time.clock):
         content = json.dumps({"id": "another", "process": 1, "host": "h"}).encode()
         (folder / "lock" / "00000001.json").write_bytes(content)
@@ -124,7 +125,7 @@ def test_a_lease_that_another_command_has_written_is_not_given_back(monkeypatch)
 
 
 def test_a_lease_is_kept_when_the_storage_fails_for_a_moment(url, short_lease, monkeypatch):
-    folder = location(url) / "run"
+    folder = to_location(url) / "run"
     with hold_run(folder, COMMAND) as lease:
         with monkeypatch.context() as patch:
             patch.setattr(lease, "_read_highest_lease", lambda: (_ for _ in ()).throw(OSError("away")))
@@ -139,7 +140,7 @@ def test_the_lease_of_a_dead_process_of_this_machine_is_free(url, monkeypatch):
     dead_process = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
     )
-    folder, time, original = location(url) / "run", FakeTime(), lock._describe_holder
+    folder, time, original = to_location(url) / "run", FakeTime(), lock._describe_holder
     with monkeypatch.context() as patch:
         patch.setattr(
             lock, "_describe_holder", lambda command: original(command) | {"process": int(dead_process.stdout)}
@@ -158,7 +159,7 @@ def test_the_lease_of_a_dead_process_of_this_machine_is_free(url, monkeypatch):
 
 
 def test_only_one_of_many_simultaneous_commands_holds_a_run(url, short_lease):
-    folder, holders, counts = location(url) / "run", [], []
+    folder, holders, counts = to_location(url) / "run", [], []
 
     def work(number):
         try:
@@ -199,7 +200,7 @@ def test_a_folder_is_free_at_once_when_its_holder_is_killed(tmp_path):
 
 
 def test_a_damaged_lease_is_over_when_it_does_not_change(url):
-    folder, time = location(url) / "run", FakeTime()
+    folder, time = to_location(url) / "run", FakeTime()
     (folder / "lock" / "00000003.json").write_bytes(b"{")
     (folder / "lock" / "notes.json").write_bytes(b"")
     with hold_run(folder, COMMAND, time.clock):

@@ -179,7 +179,7 @@ def test_trials_of_a_renamed_task_are_reused(mail_folder, tmp_path):
     for record in store.records():
         if record.phase == "confirm":
             assert (store.folder / "predictions" / f"{record.key}.parquet").is_file()
-            assert load_prompt(store.artifact(record.key)).predict(["warm"])
+            assert load_prompt(store.artifact_folder(record.key)).predict(["warm"])
     add_row(new_folder)
     clear_caches()
     assert "none of the" in sweep(new_folder, out, "--name", "other", "--reuse")[1]

@@ -48,7 +48,7 @@ def test_dividing_evenly_takes_no_more_than_fit_into_memory():
 
 def test_the_tokens_of_a_step_are_those_that_the_backbone_computes(tiny):
     trial = Trial(tiny)
-    lengths = trial.data.train.lengths
+    lengths = trial.data.train.token_counts
     batch_size = min(tiny.batch_size, len(lengths))
     prefix_tokens = tokens_per_step(trial.backbone, tiny, trial.data)
     assert prefix_tokens == pytest.approx(batch_size * lengths.mean())  # all rows share the computation of the prompt

@@ -27,7 +27,7 @@ from sweeps.run import main
 from sweeps.sweep import Sweep
 
 ROOT = Path(__file__).resolve().parents[2]
-COSTS = {"fixed_s", "min_step_s", "step_s", "evaluation_s", "begin_s", "score_s"}
+COSTS = {"fixed_s", "min_step_s", "step_s", "evaluation_s", "begin_s", "score_s", "held_out_s"}
 SMALL = ["--space", "smoke", "--set", "trials=2", "--set", "max_steps=6"]
 
 
@@ -116,20 +116,20 @@ def test_known_times_are_measured(tiny, monkeypatch):
 def test_the_time_of_examples_that_are_not_measured_is_estimated(tiny):
     """The measurement evaluates 64 of 120 examples."""
     measurement = measure.measure(resolved(tiny), 2, None)
-    prepared = data.prepare(resolve(tiny), Trial(tiny).backbone)
+    prepared = data.prepare_data(resolve(tiny), Trial(tiny).backbone)
     assert len(prepared.test) == 120
     all_examples, measured_examples = (
         measure._costs(resolve(config), measure._Rates(0.0, 0.0, 1.0, 1.0, 1.0, 0.0), Trial(tiny).backbone)
         for config in (tiny, tiny.replace(test_examples=64))
     )
     assert measured_examples["score_s"] < 0.7 * all_examples["score_s"]
-    assert all_examples["score_s"] == prepared.test.lengths.sum() + (0 if Trial(tiny).backbone.flat else 120 * 4)
+    assert all_examples["score_s"] == prepared.test.token_counts.sum() + (0 if Trial(tiny).backbone.flat else 120 * 4)
     assert measurement["costs"][0]["score_s"] > 0
 
 
 def test_samples_of_a_cell_lie_in_its_ranges():
     table = spaces.load("ablation", "demo")
-    assert all(probe.sample_configs(table, cell) == [table.sample_trial(cell)] for cell in table.cells)
+    assert all(probe.sample_configs(table, cell) == [table.sample_config(cell)] for cell in table.cells)
     free_search = spaces.load("search", "demo")
     (cell,) = free_search.cells
     configs = probe.sample_configs(free_search, cell)
@@ -217,8 +217,8 @@ def test_the_spread_has_bounds(tiny, monkeypatch):
         test_resources = probe.Resources(
             device_count=1,
             max_concurrent=1,
-            shared_backbone_share=None,
-            alone_share=1.0,
+            shared_share=None,
+            solo_share=1.0,
             measure_start_s=lambda: 5.0,
             measure=lambda configs: {
                 "costs": [dict.fromkeys(COSTS, 0.1) for _ in configs],

@@ -9,7 +9,7 @@ import pytest
 
 from lopt.config import TrialConfig
 from lopt.failure import failed_record
-from lopt.records import now
+from lopt.records import utc_now
 from lopt.training import Trial
 from sweeps import spaces
 from sweeps.progress import Progress, format_duration
@@ -36,14 +36,19 @@ def record(tiny):
 def run_two_trials(record):
     """Give Progress the events of one trial that ends with this record, and of one that fails."""
     failed = failed_record(
-        JOB_B.config, RuntimeError("its process died"), phase="search", cell=JOB_B.cell, stratum="s", started_at=now()
+        JOB_B.config,
+        RuntimeError("its process died"),
+        phase="search",
+        cell=JOB_B.cell,
+        stratum="s",
+        started_at=utc_now(),
     )
     progress = Progress(total_count=2, done_count=0, steps_left=lambda steps: 6.0)
-    progress.started(JOB_A)
-    progress.reported(JOB_A, {"step": 3})
-    progress.ended(JOB_A, record)
-    progress.started(JOB_B)
-    progress.ended(JOB_B, failed)
+    progress.on_started(JOB_A)
+    progress.on_reported(JOB_A, {"step": 3})
+    progress.on_ended(JOB_A, record)
+    progress.on_started(JOB_B)
+    progress.on_ended(JOB_B, failed)
     progress.close()
 
 
@@ -60,9 +65,9 @@ def test_plain_lines_without_a_terminal(record, capsys):
 
 def test_the_note_of_a_report_is_printed_once(capsys):
     progress = Progress(total_count=2, done_count=0, steps_left=lambda steps: 6.0)
-    progress.started(JOB_A)
-    progress.reported(JOB_A, {"step": 3, "note": "continues at step 3"})
-    progress.reported(JOB_A, {"step": 6, "note": ""})
+    progress.on_started(JOB_A)
+    progress.on_reported(JOB_A, {"step": 3, "note": "continues at step 3"})
+    progress.on_reported(JOB_A, {"step": 6, "note": ""})
     lines = [line for line in capsys.readouterr().out.splitlines() if "|" in line]
     assert [line.split("| ")[1] for line in lines] == ["search lopt1 n=4 r=2, lr 0.1: continues at step 3"]
 
@@ -76,8 +81,8 @@ def test_the_note_of_a_report_is_printed_once(capsys):
 )
 def test_the_report_at_which_a_budget_ends_a_trial_prints_its_note(capsys, note, event):
     progress = Progress(total_count=2, done_count=0, steps_left=lambda steps: 6.0)
-    progress.started(JOB_A)
-    progress.paused(JOB_A, {"step": 3, "note": note})
+    progress.on_started(JOB_A)
+    progress.on_paused(JOB_A, {"step": 3, "note": note})
     assert capsys.readouterr().out.splitlines()[-1].endswith(f"search lopt1 n=4 r=2, lr 0.1: {event}")
 
 
@@ -97,17 +102,17 @@ def test_the_time_left_is_unknown_before_the_pace_is_known(monkeypatch):
     now_s = 0.0
     monkeypatch.setattr("sweeps.progress.time.monotonic", lambda: now_s)
     progress = Progress(total_count=3, done_count=0, steps_left=lambda steps: 60.0 - sum(steps.values()))
-    progress.started(JOB_A)
-    progress.started(JOB_B)
+    progress.on_started(JOB_A)
+    progress.on_started(JOB_B)
     now_s = 100.0
-    progress.reported(JOB_B, {"step": 20, "restored": True})
+    progress.on_reported(JOB_B, {"step": 20, "restored": True})
     now_s = 105.0
-    progress.reported(JOB_A, {"step": 10})
-    progress.reported(JOB_B, {"step": 30})
+    progress.on_reported(JOB_A, {"step": 10})
+    progress.on_reported(JOB_B, {"step": 30})
     assert progress.time_left_s() is None
     assert "left" not in progress.line()
     now_s = 110.0
-    progress.reported(JOB_A, {"step": 20})
+    progress.on_reported(JOB_A, {"step": 20})
     assert progress.time_left_s() == pytest.approx((60 - 50) * 110 / 30), (
         "another command has done the first 20 steps of B"
     )
@@ -119,10 +124,10 @@ def test_the_time_left_is_unknown_before_the_pace_is_known(monkeypatch):
 
 def test_a_trial_that_has_ended_makes_the_pace_known(record):
     progress = Progress(total_count=2, done_count=0, steps_left=lambda steps: 6.0)
-    progress.started(JOB_A)
-    progress.reported(JOB_A, {"step": 3})
+    progress.on_started(JOB_A)
+    progress.on_reported(JOB_A, {"step": 3})
     assert progress.time_left_s() is None
-    progress.ended(JOB_A, record)
+    progress.on_ended(JOB_A, record)
     assert progress.time_left_s() is not None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lopt.locations import location
+from lopt.locations import to_location
 from sweeps.results import lock
 from sweeps.results.lock import hold_run
 from sweeps.run import main
@@ -85,7 +85,7 @@ def test_a_run_set_aside_by_fresh_is_restored_if_no_trial_begins(tmp_path):
 
 
 def test_a_run_that_has_not_begun_leaves_no_file_in_any_store(anywhere):
-    folder = location(anywhere) / "run"
+    folder = to_location(anywhere) / "run"
     for _ in range(2):
         with hold_run(folder, ["command"]):
             pass

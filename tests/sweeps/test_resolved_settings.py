@@ -30,7 +30,7 @@ def test_a_run_goes_on_in_the_precision_it_began_with(tmp_path, monkeypatch, cap
 
 
 def test_only_an_automatic_precision_of_the_same_model_is_replaced(tmp_path, tiny):
-    from lopt.training import train
+    from lopt.train_alone import train
 
     store = Store(tmp_path, "run")
     configs = [

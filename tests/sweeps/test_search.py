@@ -46,7 +46,7 @@ def test_a_continued_sweep_runs_only_the_missing_trials_and_its_studies_know_the
         for cell_search in continued.cell_searches:
             assert cell_search.study.count_by_state()["complete"] == 3
     complete = Driver(space, by_rate, finished=uninterrupted.records.values())
-    assert complete.queue.counts() == (0, 0)
+    assert complete.queue.count_unfinished_trials() == (0, 0)
     assert complete.start() is None
     assert not complete.queue.has_waiting_trial
 
@@ -123,7 +123,7 @@ def test_the_free_search_confirms_the_best_of_each_size():
     assert len(sizes) > 2
     assert sorted(confirmed) == sorted(sizes)
     configs = [trial.config for trial in driver.trials]
-    assert {config.method for config in configs} == {name for name in methods.names() if methods.get(name).paper}
+    assert {config.method for config in configs} == {name for name in methods.names() if methods.get(name).paper_size}
     assert all((config.rank is None) != methods.get(config.method).uses_rank for config in configs)
     assert all((config.length is None) != methods.get(config.method).uses_length for config in configs)
 

@@ -13,7 +13,7 @@ from lopt.ranges import Choice, Real, Whole
 from sweeps import spaces
 from sweeps.planning import settings
 from sweeps.planning.plan import make_plan
-from sweeps.planning.points import all_points, trial_count
+from sweeps.planning.points import all_points, search_trial_count
 from sweeps.results.store import Store
 from sweeps.run import main
 from sweeps.search.earlier_work import divide_by_fit
@@ -96,7 +96,7 @@ def test_untried_values_run_whatever_has_been_confirmed(commands, values_tried):
         else:
             in_range = tried_rates
         assert len(in_range) == expected
-        assert driver.queue.counts() == (0, 0)
+        assert driver.queue.count_unfinished_trials() == (0, 0)
 
 
 @pytest.mark.parametrize("status", ["complete", "stopped", "diverged"])
@@ -154,7 +154,7 @@ def test_a_rank_above_the_length_is_the_same_trial_as_the_length():
     space = settings.with_settings(spaces.load("search", "demo"), {"method": "lopt1", "length": "4,8", "rank": "2,4,8"})
     space = settings.with_settings(space, {"learning_rate": "0.1", "trials": "9"})
     assert len(list(all_points(space.cells[0]))) == 6
-    assert trial_count(space, space.cells[0]) == 5
+    assert search_trial_count(space, space.cells[0]) == 5
 
 
 def test_a_range_of_whole_numbers_has_finitely_many_points():
@@ -196,7 +196,7 @@ def test_any_commands_on_a_run_leave_nothing_to_try(commands):
 
         driver = continue_run(space, records, outcome)
         records |= driver.records
-        assert driver.queue.counts() == (0, 0)
+        assert driver.queue.count_unfinished_trials() == (0, 0)
         for cell in space.cells:
             in_cell = [record for record in records.values() if record.cell == cell.name]
             search_records = [record for record in in_cell if record.phase == "search"]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lopt import methods
 from lopt.config import TrialConfig
 from lopt.ranges import Choice, Real, Whole
-from lopt.registry import nearest
+from lopt.registry import did_you_mean
 from sweeps import spaces
 from sweeps.planning import settings
 from sweeps.run import main
@@ -118,8 +118,8 @@ def test_a_name_of_other_programs_is_answered_with_ours(foreign_name, our_name, 
 
 
 def test_a_name_is_suggested_only_where_it_is_valid():
-    assert nearest("lr", ["length", "rank"]) == ""
-    assert nearest("lenght", ["length", "rank"]) == " Did you mean 'length'?"
+    assert did_you_mean("lr", ["length", "rank"]) == ""
+    assert did_you_mean("lenght", ["length", "rank"]) == " Did you mean 'length'?"
 
 
 def test_every_suggestion_is_a_name_that_can_be_set():
@@ -141,4 +141,4 @@ def test_a_key_with_the_methods_name_is_valid_before_and_after_the_method_is_set
     method_first = settings.with_settings(space, {"method": "lora", key: value})
     (cell,), (same_cell,) = key_first.cells, method_first.cells
     assert cell.search == same_cell.search
-    assert key_first.largest_trials(cell) == method_first.largest_trials(same_cell)
+    assert key_first.largest_configs(cell) == method_first.largest_configs(same_cell)

@@ -75,7 +75,7 @@ def test_every_space_plans_in_every_profile(name, profile):
     space = spaces.load(name, profile)
     plan = make_plan(space)
     assert plan.search_trial_count == len(space.cells) * space.trials
-    rungs, eval_every = space.decision_steps(), plan.cells[0].sample_trial.eval_every
+    rungs, eval_every = space.decision_steps(), plan.cells[0].sample_config.eval_every
     assert all(rung < space.max_steps for rung in rungs)
     assert all(rung % eval_every == 0 for rung in rungs), "rungs fall on evaluations"
     assert space.identity() == spaces.load(name, profile).identity()
@@ -108,7 +108,7 @@ def test_lists_replace_an_axis_and_fix_or_limit_a_searched_field():
     assert [cell.name for cell in small_space.cells] == ["prompt_tuning n=10", "lopt1 n=15 r=1", "lopt1 n=15 r=2"]
     with_rate = settings.with_settings(space, {"learning_rate": "0.1"})
     assert all(not cell.search for cell in with_rate.cells)
-    assert with_rate.sample_trial(with_rate.cells[0]).learning_rate == 0.1
+    assert with_rate.sample_config(with_rate.cells[0]).learning_rate == 0.1
     with_list = settings.with_settings(space, {"learning_rate": "0.05,0.1"})
     assert with_list.cells[0].search["learning_rate"] == Choice((0.05, 0.1))
     with_range = settings.with_settings(space, {"learning_rate": "0.2:0.4"})
@@ -117,7 +117,7 @@ def test_lists_replace_an_axis_and_fix_or_limit_a_searched_field():
     with_length = settings.with_settings(spaces.load("search", "demo"), {"length": "5:9"})
     assert with_length.cells[0].search["lopt1.length"] == Whole(5, 9, log=True)
     with_words = settings.with_settings(space, {"label_words": " awful, fine", "template": "{text} So"})
-    assert with_words.sample_trial(with_words.cells[0]).label_words == (" awful", " fine")
+    assert with_words.sample_config(with_words.cells[0]).label_words == (" awful", " fine")
     assert settings.with_settings(space, {"trials": "7"}).trials == 7
 
 
@@ -141,7 +141,7 @@ def test_settings_of_a_search_over_methods():
     (cell,) = lora_only.cells
     assert set(cell.search) == {"learning_rate"}
     assert cell.first == ({"learning_rate": 5e-4},)
-    assert lora_only.sample_trial(cell).rank == 4
+    assert lora_only.sample_config(cell).rank == 4
     fixed_rank = settings.with_settings(space, {"lora.rank": "4"})
     (cell,) = fixed_rank.cells
     assert fixed_rank.config(cell, {"method": "lora", "lora.learning_rate": 0.1}, seed=0).rank == 4
@@ -168,7 +168,7 @@ def test_an_option_is_set_for_one_of_several_methods_that_have_it():
 
 def test_every_method_of_table2_reads_the_same_text():
     space = spaces.load("table2", "paper")
-    configs = [space.sample_trial(cell) for cell in space.cells]
+    configs = [space.sample_config(cell) for cell in space.cells]
     assert {methods.get(config.method).text_limit(config.options) for config in configs} == {None, 256}
     assert {config.max_tokens for config in configs} == {256}
     two_methods = settings.with_settings(space, {"method": "lopt1,ulpt", "task": "rte"})
@@ -177,7 +177,7 @@ def test_every_method_of_table2_reads_the_same_text():
 
 def test_an_option_goes_to_the_methods_that_have_it():
     space = settings.with_settings(spaces.load("table2", "demo"), {"placement": "suffix"})
-    options = {space.sample_trial(cell).method: space.sample_trial(cell).options for cell in space.cells}
+    options = {space.sample_config(cell).method: space.sample_config(cell).options for cell in space.cells}
     assert options["lopt1"]["placement"] == options["dept"]["placement"] == "suffix"
     assert "placement" not in options["lora"]
 
@@ -189,14 +189,14 @@ def test_table2_has_the_papers_shapes_and_as_many_trials_for_every_method():
         "lopt2": 7_680,
     }  # fmt: skip
     assert {
-        (cell.sample_trial.task, cell.sample_trial.method): cell.parameter_counts.trainable for cell in plan.cells
+        (cell.sample_config.task, cell.sample_config.method): cell.parameter_counts.trainable for cell in plan.cells
     } == {(task, method): count for task in ("sst2", "boolq", "rte", "wic", "cb") for method, count in counts.items()}
     assert {cell.trial_count for cell in plan.cells} == {10}
-    configs = [cell.sample_trial for cell in plan.cells]
+    configs = [cell.sample_config for cell in plan.cells]
     assert {(config.task, config.holdout, config.batch_size) for config in configs} == {
         ("sst2", "train", 16), *((task, "validation", 8) for task in ("boolq", "rte", "wic", "cb"))
     }  # fmt: skip
-    without_dept = [cell.sample_trial for cell in plan.cells if cell.sample_trial.method != "dept"]
+    without_dept = [cell.sample_config for cell in plan.cells if cell.sample_config.method != "dept"]
     assert all(config.learning_rate == methods.get(config.method).recipe.learning_rate for config in without_dept)
 
 
@@ -218,7 +218,7 @@ def test_task_folders_become_absolute_and_are_named_by_their_last_part(tmp_path,
     (folder / "task.toml").write_text(TASK_TOML)
     monkeypatch.chdir(tmp_path)
     space = settings.with_settings(spaces.load("ablation", "demo"), {"task": "data/tickets", "backbone": "tiny"})
-    assert space.sample_trial(space.cells[0]).task == str(folder)
+    assert space.sample_config(space.cells[0]).task == str(folder)
     code, printed = dry_run(capsys, "--space", "ablation", "--profile", "demo", "--set", "task=data/tickets")
     assert code == 0
     assert "tickets" in printed.out
@@ -238,7 +238,7 @@ def test_strata_are_cells_in_a_table_and_sizes_in_the_free_search():
     table_space, free_space = spaces.load("ablation", "demo"), spaces.load("search", "demo")
     (cell,) = free_space.cells
     table_cell = table_space.cells[1]
-    assert table_space.stratum(table_cell, table_space.sample_trial(table_cell)) == table_cell.name
+    assert table_space.stratum(table_cell, table_space.sample_config(table_cell)) == table_cell.name
     point = {"method": "lopt1", "length": 10, "rank": 2, "learning_rate": 0.1}
     config = free_space.config(cell, point, seed=0)
     assert free_space.stratum(cell, config) == "1,025–2,048 parameters", "2 · (10 + 576) = 1,172"

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from lopt.metrics import Predictions
 from lopt.records import TrialRecord
-from lopt.training import Trial, train
+from lopt.train_alone import train
+from lopt.training import Trial
 from sweeps.results.store import Store
 
 COLUMNS = [
@@ -121,7 +122,7 @@ def test_keys_stay_inside_the_run(store, key):
     with pytest.raises(ValueError, match="trial key"):
         store.path(key)
     with pytest.raises(ValueError, match="trial key"):
-        store.artifact(key)
+        store.artifact_folder(key)
 
 
 def test_only_one_command_at_a_time_holds_a_run(store, tmp_path):

@@ -14,9 +14,10 @@ import pandas
 import pytest
 
 from lopt import checkpoint, load_prompt
-from lopt.locations import location, write
+from lopt.locations import to_location, write_file
 from lopt.metrics import Predictions
-from lopt.training import Trial, train
+from lopt.train_alone import train
+from lopt.training import Trial
 from sweeps.results import run_folder
 from sweeps.results import store as store_module
 from sweeps.results.run_folder import StoreError
@@ -112,7 +113,7 @@ def test_a_failed_write_gives_a_message_of_one_line_and_keeps_the_old_file(store
         raise OSError(28, "No space left on device")
 
     for module in (run_folder, store_module):
-        monkeypatch.setattr(module, "write", disk_full)
+        monkeypatch.setattr(module, "write_file", disk_full)
     with pytest.raises(StoreError, match="No space left on device") as caught:
         store.write_manifest(status="running", space={}, identity="", command=[], profile="")
     assert str(store) in str(caught.value) and len(str(caught.value).splitlines()) == 1
@@ -152,7 +153,7 @@ def test_a_sweep_with_results_in_s3_and_its_report(s3, tmp_path, monkeypatch, ca
     assert f"results in {out}/smoke-paper" in capsys.readouterr().out
     assert main([*SMALL, "--out", str(tmp_path / "here")]) == 0
     assert results_by_key(out) == results_by_key(tmp_path / "here")
-    run = location(out) / "smoke-paper"
+    run = to_location(out) / "smoke-paper"
     assert {*file_names(run)} ^ {*file_names(tmp_path / "here" / "smoke-paper")} == {"lock", ".lock"}
     confirmed = next(record for record in Store(out, "smoke-paper").records() if record.phase == "confirm")
     assert load_prompt(f"{out}/smoke-paper/artifacts/{confirmed.key}").evaluate().accuracy == confirmed.test_accuracy
@@ -163,7 +164,7 @@ def test_a_sweep_with_results_in_s3_and_its_report(s3, tmp_path, monkeypatch, ca
     assert "9 trials are finished" in capsys.readouterr().out
     assert report([f"{out}/smoke-paper"]) == 0
     assert (tmp_path / "smoke-paper-report" / "report.html").is_file()
-    assert find_named_runs(["smoke-paper"], location(out)) == find_named_runs([], location(out)) == [run]
+    assert find_named_runs(["smoke-paper"], to_location(out)) == find_named_runs([], to_location(out)) == [run]
     capsys.readouterr()
     assert report([f"{out}/nothing"]) == 2
     assert report([f"{out}/smoke-paper", "--out", out]) == 2
@@ -172,7 +173,7 @@ def test_a_sweep_with_results_in_s3_and_its_report(s3, tmp_path, monkeypatch, ca
 
 def test_an_interrupted_sweep_in_s3_goes_on_from_its_checkpoint(s3, tmp_path, cut_off, capsys):
     cut_off(*SMALL, "--out", s3)
-    assert len(file_names(location(s3) / "smoke-paper" / "checkpoints")) == 1
+    assert len(file_names(to_location(s3) / "smoke-paper" / "checkpoints")) == 1
     capsys.readouterr()
     assert main([*SMALL, "--out", s3]) == 0
     assert "continues at step 4" in capsys.readouterr().out
@@ -183,21 +184,21 @@ def test_an_interrupted_sweep_in_s3_goes_on_from_its_checkpoint(s3, tmp_path, cu
 @pytest.mark.parametrize("first_bytes", [16, 1 << 16])
 def test_a_checkpoint_is_described_without_being_read_as_a_whole(anywhere, tiny, monkeypatch, first_bytes):
     monkeypatch.setattr(checkpoint, "_FIRST_READ_BYTES", first_bytes)  # once shorter than the header, and once longer
-    trial, path = Trial(tiny), location(anywhere) / "run" / "c.safetensors"
+    trial, path = Trial(tiny), to_location(anywhere) / "run" / "c.safetensors"
     next(iter(trial))
     content = trial.to_checkpoint(cell="here")
-    write(path, content)
-    parts, original = [], checkpoint.read_part
+    write_file(path, content)
+    parts, original = [], checkpoint.read_bytes_between
 
-    def read_part(*arguments):
+    def read_bytes_between(*arguments):
         parts.append(original(*arguments))
         return parts[-1]
 
-    monkeypatch.setattr(checkpoint, "read_part", read_part)
+    monkeypatch.setattr(checkpoint, "read_bytes_between", read_bytes_between)
     description = checkpoint.read_description(path)
     assert (description["key"], description["cell"], description["step"]) == (trial.config.key, "here", trial.step)
     assert sum(map(len, parts)) < len(content) or first_bytes > 16
-    write(path, content[:100])
+    write_file(path, content[:100])
     with pytest.raises(ValueError):
         checkpoint.read_description(path)
 
@@ -216,7 +217,7 @@ def test_a_second_command_on_a_run_in_s3_is_refused(s3, capsys, monkeypatch):
 def test_no_secret_is_written_to_the_results(s3, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", "hf_very-secret")
     assert main([*SMALL, "--out", s3]) == 0
-    filesystem = location(s3).filesystem
+    filesystem = to_location(s3).filesystem
     content = b"".join(filesystem.cat(filesystem.find(s3)).values())
     assert b"smoke" in content
     assert b"very-secret" not in content
@@ -263,7 +264,7 @@ def continue_sweep(out, earlier_results):
     results = results_by_key(out)
     assert len(results) == 9
     assert {key: results[key] for key in earlier_results} == earlier_results
-    manifest = json.loads((location(out) / "smoke-paper" / "manifest.json").read_text())
+    manifest = json.loads((to_location(out) / "smoke-paper" / "manifest.json").read_text())
     assert manifest["status"] == "complete"
 
 
@@ -274,7 +275,7 @@ def test_a_disk_that_fills_during_a_sweep(tmp_path, monkeypatch, capsys):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        call_before_step(patch, 20, lambda: patch.setattr(store_module, "write", disk_full))
+        call_before_step(patch, 20, lambda: patch.setattr(store_module, "write_file", disk_full))
         assert "No space left on device" in run_failing_sweep(tmp_path, capsys)
     assert store_module.write is original
     results = results_by_key(tmp_path)
@@ -311,7 +312,7 @@ def test_a_read_only_disk_before_and_during_a_sweep(small_disk, monkeypatch, cap
     remount("rw")
     with monkeypatch.context() as patch:
         # The disk cannot be remounted while a lock on it is open, so the write itself fails here.
-        call_before_step(patch, 20, lambda: patch.setattr(store_module, "write", read_only))
+        call_before_step(patch, 20, lambda: patch.setattr(store_module, "write_file", read_only))
         assert "Read-only file system" in run_failing_sweep(small_disk, capsys)
     continue_sweep(small_disk, results_by_key(small_disk))
 
@@ -327,7 +328,7 @@ def test_a_run_folder_that_disappears_during_a_sweep(tmp_path, monkeypatch, caps
 
 
 def test_a_bucket_that_cannot_be_reached_during_a_sweep(s3, monkeypatch, capsys):
-    filesystem = location(s3).filesystem
+    filesystem = to_location(s3).filesystem
 
     async def refused(*args, **kwargs):
         raise ConnectionRefusedError("no route to the bucket")
@@ -349,7 +350,7 @@ def test_a_run_that_another_command_has_taken_is_left_alone(s3, monkeypatch, cap
     with monkeypatch.context() as patch:
         call_before_step(patch, 20, lambda: patch.setattr(_Lease, "lost_reason", lambda self: "taken by another"))
         assert "taken by another" in run_failing_sweep(s3, capsys)
-    assert json.loads((location(s3) / "smoke-paper" / "manifest.json").read_text())["status"] == "running"
+    assert json.loads((to_location(s3) / "smoke-paper" / "manifest.json").read_text())["status"] == "running"
 
 
 @pytest.fixture

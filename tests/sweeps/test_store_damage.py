@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lopt.config import key_of
+from lopt.config import key_of_values
 from lopt.training import Trial
 from sweeps.results import read_record
 from sweeps.results.store import Store
@@ -62,7 +62,7 @@ def change_config(file, **settings):
     """Change a record's configuration, and its key and file name with it. Return the new file."""
     record = json.loads(file.read_text())
     record["config"].update(settings)
-    record["key"] = key_of(record["config"])
+    record["key"] = key_of_values(record["config"])
     file.unlink()
     file = file.with_name(f"{record['key']}.json")
     file.write_text(json.dumps(record))
@@ -165,11 +165,11 @@ def test_reading_one_damaged_record_returns_none(out):
 
 
 def test_a_configuration_that_cannot_be_run_has_a_key(tiny):
-    assert key_of(tiny.to_dict()) == tiny.key == key_of(json.loads(json.dumps(tiny.to_dict())))
-    assert key_of({**tiny.to_dict(), "method": "another"}) != tiny.key
+    assert key_of_values(tiny.to_dict()) == tiny.key == key_of_values(json.loads(json.dumps(tiny.to_dict())))
+    assert key_of_values({**tiny.to_dict(), "method": "another"}) != tiny.key
     for config in ({}, {"options": 5}, {"options": {}, "task": 5, "backbone": "b"}):
         with pytest.raises((KeyError, TypeError, AttributeError)):
-            key_of(config)
+            key_of_values(config)
 
 
 # --- newer versions ------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from lopt import checkpoint
-from lopt.locations import RemoteLocation, local_copy, location, write
+from lopt.locations import RemoteLocation, local_copy, to_location, write_file
 from lopt.training import Trial
 from sweeps.results.run_folder import StoreError
 from sweeps.results.store import Store
@@ -28,7 +28,7 @@ def out(request, tmp_path):
 def first_checkpoint(out, cut_off):
     """The file of the only checkpoint of an interrupted sweep: its first trial's, at step 4."""
     cut_off(*SMALL, "--out", out)
-    (checkpoint,) = (location(out) / "smoke-paper" / "checkpoints").glob("*")
+    (checkpoint,) = (to_location(out) / "smoke-paper" / "checkpoints").glob("*")
     return checkpoint
 
 
@@ -70,18 +70,18 @@ def test_a_checkpoint_that_cannot_be_read_for_a_moment_is_kept_and_used_later(
 
 
 def test_checkpoints_that_cannot_be_described_for_a_moment_are_not_left_out(out, first_checkpoint, monkeypatch, capsys):
-    def read_part(file, begin, end):
+    def read_bytes_between(file, begin, end):
         raise OSError(116, "Stale file handle")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "read_part", read_part)
+        patch.setattr(checkpoint, "read_bytes_between", read_bytes_between)
         check_sweep_ends(out, capsys, code=2)  # no trial has begun
     assert main([*SMALL, "--out", out]) == 0
     assert "continues at step 4" in capsys.readouterr().out
 
 
 def test_a_trial_with_a_damaged_checkpoint_starts_over(out, first_checkpoint, capsys):
-    write(first_checkpoint, first_checkpoint.read_bytes()[:-20])
+    write_file(first_checkpoint, first_checkpoint.read_bytes()[:-20])
     assert main([*SMALL, "--out", out]) == 0
     assert "starts over: its checkpoint is damaged (" in capsys.readouterr().out
 
@@ -107,7 +107,7 @@ def half_readable_run(monkeypatch, tiny):
     record = make_record(tiny)
     store.write(record)
     for name in ("prompt.json", "prompt.safetensors", "more/inside"):
-        write(store.artifact(record.key) / name, b"content")
+        write_file(store.artifact_folder(record.key) / name, b"content")
 
     def cat_file(self, path, *arguments, **options):
         if path.endswith("prompt.safetensors"):
@@ -120,7 +120,7 @@ def half_readable_run(monkeypatch, tiny):
 
 def test_a_local_copy_of_a_folder_is_whole_or_fails(half_readable_run):
     store, record = half_readable_run
-    folder = store.artifact(record.key)
+    folder = store.artifact_folder(record.key)
     with pytest.raises(OSError, match="it took too long"), local_copy(folder):
         pass
     (folder / "prompt.safetensors").unlink()

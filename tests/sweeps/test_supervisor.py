@@ -56,7 +56,9 @@ class EventLog(Listener):
 
     def __getattribute__(self, name):
         if name in vars(Listener) and not name.startswith("_"):
-            return lambda job=None, *arguments: self.events.append((name, job and job.key, *arguments))
+            return lambda job=None, *arguments: self.events.append(
+                (name.removeprefix("on_"), job and job.key, *arguments)
+            )
         return super().__getattribute__(name)
 
     def names(self):
@@ -72,7 +74,7 @@ class Sweep:
         budget = SimpleNamespace(may_start=lambda: self.may_start, is_spent=lambda: self.budget_is_spent)
         self.queue = TrialQueue(self.space, resolve=lambda config: config, finished=[], failed=[])
         self.supervisor = Supervisor(
-            self.queue, EarlyStopping(self.space.stopping_rule, audit=audit), self.store, budget,
+            self.queue, EarlyStopping(self.space.stopping_rule, audit_share=audit), self.store, budget,
             job_of=self.job, listeners=[self.log],
         )  # fmt: skip
         self.number = 0
@@ -85,7 +87,7 @@ class Sweep:
     def begin(self):
         """Begin the next trial, and return its name and job; None if no trial may begin."""
         self.number += 1
-        job = self.supervisor.next(f"t{self.number}")
+        job = self.supervisor.begin_next_trial(f"t{self.number}")
         return (f"t{self.number}", job) if job else None
 
     def record(self, job, status="complete", score=None, steps=12):
@@ -172,12 +174,12 @@ def test_a_trial_paused_at_a_budget_waits_and_has_not_failed(position, waiting):
     for _ in range(position):
         sweep.end(*sweep.begin())
     name, job = sweep.begin()
-    counts, report = sweep.queue.counts(), None if waiting else sweep.report(job)
+    counts, report = sweep.queue.count_unfinished_trials(), None if waiting else sweep.report(job)
     sweep.may_start = False
     sweep.supervisor.end(name, report)
     assert sweep.begin() is None
     assert sweep.supervisor.is_idle and sweep.supervisor.is_held_back_by_budget
-    assert sweep.queue.counts() == counts
+    assert sweep.queue.count_unfinished_trials() == counts
     assert sweep.log.events[-1] == ("paused", job.key, report or {})
     sweep.may_start = True
     sweep.run()
@@ -194,14 +196,14 @@ def test_a_trial_whose_process_died_before_it_began_comes_again_at_once(position
     for _ in range(position):
         sweep.end(*sweep.begin())
     name, job = sweep.begin()
-    counts = sweep.queue.counts()
+    counts = sweep.queue.count_unfinished_trials()
     for _ in range(3):
         sweep.supervisor.note_death(name, None, had_begun=False)
         sweep.supervisor.end(name, None, has_died=True)
         assert sweep.log.events[-1] == ("requeued", job.key)
         name, same_job = sweep.begin()
         assert same_job.key == job.key
-        assert sweep.queue.counts() == counts
+        assert sweep.queue.count_unfinished_trials() == counts
     sweep.end(name, same_job)
     sweep.run()
     assert len(sweep.store.records) == 12

@@ -196,7 +196,7 @@ def test_one_sweep_runs_methods_that_share_a_backbone_and_methods_that_change_it
 
 @pytest.mark.ray
 def test_a_sweep_on_ray_with_results_in_s3(s3):
-    from lopt.locations import location
+    from lopt.locations import to_location
     from sweeps.results.store import Store
 
     code, out = finish(start(s3))
@@ -205,7 +205,7 @@ def test_a_sweep_on_ray_with_results_in_s3(s3):
     records = Store(s3, "smoke-paper").records()
     assert len(records) == 12
     assert {record.status for record in records} <= {"complete", "stopped"}
-    names = {file.name for file in (location(s3) / "smoke-paper").glob("*")}
+    names = {file.name for file in (to_location(s3) / "smoke-paper").glob("*")}
     assert not names & {"ray", "checkpoints"}
 
 

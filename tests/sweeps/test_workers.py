@@ -42,7 +42,7 @@ def test_a_confirm_trial_writes_artifact_predictions_and_score(tiny, tmp_path):
 
     (reports,) = run_clients(Worker(), [job_of(tiny, tmp_path, phase="confirm")])
     record, store = json.loads(reports[-1]["record"]), Store(tmp_path, "r")
-    assert load_prompt(store.artifact(record["key"])).evaluate().accuracy == record["test_accuracy"]
+    assert load_prompt(store.artifact_folder(record["key"])).evaluate().accuracy == record["test_accuracy"]
     assert (store.folder / "predictions" / f"{record['key']}.parquet").is_file()
 
 
