@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lopt.errors import one_line
+from lopt.errors import to_one_line
 from lopt.failure import failed_record
 from lopt.records import TrialRecord, utc_now
 from sweeps.results.run_folder import StoreError
@@ -166,7 +166,7 @@ class Execution:
         try:
             return low_rank.measure(trial)
         except Exception as error:
-            self._note = f"its prompt could not be cut to lower ranks ({one_line(error)})"
+            self._note = f"its prompt could not be cut to lower ranks ({to_one_line(error)})"
             return None
 
     def _report_store_error(self, error: OSError) -> Report:
