@@ -250,8 +250,8 @@ def test_the_cuts_of_a_confirmed_full_prompt_take_time(length, evaluation_count)
     test_resources = probe.Resources(
         device_count=1,
         max_concurrent=1,
-        shared_backbone_share=None,
-        alone_share=1.0,
+        shared_share=None,
+        solo_share=1.0,
         measure_start_s=lambda: 0.0,
         measure=lambda configs: {
             "costs": [dict.fromkeys(COSTS, 1e-6) | {"score_s": 100.0} for _ in configs],
