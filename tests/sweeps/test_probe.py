@@ -244,7 +244,7 @@ def test_the_spread_has_bounds(tiny, monkeypatch):
 
 
 @pytest.mark.parametrize(("length", "evaluation_count"), [("2", 4), ("4", 5), ("12", 7)])
-def test_the_cuts_of_a_confirmed_full_prompt_take_time(length, evaluation_count):
+def test_the_cuts_of_a_confirmed_full_prompt_take_time(tiny, length, evaluation_count):
     """Three confirm trials are scored once. The full prompt is scored again at ranks 1, 2, 5 and 10, if below n."""
     space = settings.with_settings(spaces.load("smoke", "paper"), {"trials": "1", "length": length})
     test_resources = probe.Resources(
@@ -260,9 +260,7 @@ def test_the_cuts_of_a_confirmed_full_prompt_take_time(length, evaluation_count)
             "hardware": {},
         },
     )
-    prediction = probe.predict(
-        space, test_resources, resolve=lambda config: config, baselines=[space.all_sample_trials[0]], finished=[]
-    )
+    prediction = probe.predict(space, test_resources, resolve=lambda config: config, baselines=[tiny], finished=[])
     assert prediction["start_s"] == pytest.approx(100.0), "the baseline is scored once"
     assert prediction["seconds"]["median"] - 100.0 == pytest.approx(100.0 * evaluation_count, rel=0.03)
     assert "cut to a lower rank" in "".join(prediction["assumptions"])
