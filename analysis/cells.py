@@ -15,6 +15,7 @@ from analysis.methods import method_label
 from analysis.records import Trial, grouped
 from analysis.runs import PlannedCell
 from analysis.stats import Estimate, estimate, estimate_from_scores
+from lopt.low_rank import LowRank
 
 BACKBONE_LABELS = {"embedded": "SmolLM2-135M-Instruct"}  # "embedded" would tell a reader of the report nothing
 
@@ -124,6 +125,7 @@ class Group:
         reference_fields: the values of fields of TrialConfig by which the group's first run declares its reference.
         zero_shot_accuracy: the accuracy of the model without a prompt ("no prompt"), on the same test examples.
         margin: difference in accuracy (a fraction) within which a smaller cell is as good as the reference.
+        low_rank: how low-rank the prompt of a confirmed trial is, by the trial's key.
     """
 
     backbone: str
@@ -138,6 +140,7 @@ class Group:
     zero_shot_accuracy: float | None
     majority_accuracy: float | None
     margin: float
+    low_rank: Mapping[str, LowRank]
 
     @property
     def title(self) -> str:
@@ -241,6 +244,7 @@ def _build_group(members: Sequence[PlannedCell | Trial], results: Results, names
         zero_shot_accuracy=_first_known(baseline.zero_shot_accuracy for baseline in baselines),
         majority_accuracy=_first_known(majority_accuracies),
         margin=results.margin,
+        low_rank={key: low_rank for run in reversed(results.runs) for key, low_rank in run.low_rank.items()},
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from analysis.cells import Cell, Group
 from analysis.comparisons import Comparison, cell_name, declared_text, pending_reference
 from analysis.frontier import best_within
+from analysis.low_rank import low_rank_details
 from analysis.recommendation import KIND_LEVEL, Recommendation, recommend
 from analysis.render import bounds, percent, with_minus_signs
 
@@ -52,7 +53,7 @@ def headline(group: Group) -> Headline:
     return Headline(
         answer=f"On {group.title}, {answer}",
         short_answer=short_answer,
-        details=tuple(_details(group, recommendation, best_cell)),
+        details=(*_details(group, recommendation, best_cell), *low_rank_details(group)),
         exploratory_warning=exploratory_warning,
         best_cell=best_cell,
         recommendation=recommendation,
@@ -257,7 +258,7 @@ def _reference_texts(group: Group, recommendation: Recommendation, reference: Ce
         better = _listed([f"{test.cell.label} ({_difference_text(test)})" for test in recommendation.better])
         texts.append(
             f"Shown to be better than the reference, by one-sided tests at {100 * KIND_LEVEL:g} % of their own that "
-            f"Holm's method corrects: {better}. So to be as good as the reference is not the best that can be reached here."
+            f"Holm's method corrects: {better}. So the reference is not the best that can be reached here."
         )
     other_cells = [cell for cell in group.confirmed_cells if cell is not reference]
     if len(other_cells) > 1 and all(_mean(cell) > _mean(reference) for cell in other_cells):

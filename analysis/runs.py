@@ -27,7 +27,8 @@ from analysis.json_fields import (
 from analysis.methods import FULL_PROMPT
 from analysis.records import check_schema
 from lopt import commands
-from lopt.locations import Location, RemoteLocation, display_path, redact_secrets, to_location
+from lopt.locations import Location, RemoteLocation, display_path, read_files, redact_secrets, to_location
+from lopt.low_rank import LowRank
 
 Parsed = TypeVar("Parsed")
 # What reading a damaged file may raise.
@@ -80,6 +81,7 @@ class Run:
         rungs: steps at which early stopping may stop a trial.
         elapsed_s: how long all commands of the run took together.
         audits: the step at which early stopping would have stopped each audited trial, by the trial's key.
+        low_rank: how low-rank the prompt of a confirmed trial is, by the trial's key.
         left_out_keys: keys of trials that the run's space no longer has. They are not counted anywhere.
         titles: titles of the tasks, by name. Runs of earlier versions have none.
         reference: the values of fields of TrialConfig by which the space declares its reference.
@@ -93,6 +95,7 @@ class Run:
     rungs: tuple[int, ...]
     elapsed_s: float | None
     audits: dict[str, int]
+    low_rank: dict[str, LowRank]
     prediction: Prediction | None
     left_out_keys: frozenset[str]
     titles: dict[str, str]
@@ -212,6 +215,7 @@ def load_run(path: Location) -> Run:
             rungs=tuple(rungs),
             elapsed_s=get_number(manifest, "elapsed_s"),
             audits=_read_optional_file(path / "audits.json", _parse_audits, unreadable_files) or {},
+            low_rank=_load_low_rank(path, unreadable_files),
             prediction=_read_optional_file(path / "probe.json", _parse_prediction, unreadable_files),
             left_out_keys=frozenset(get_texts(manifest, "left_out")),
             titles={task: get_text(titles, task) for task in titles},
@@ -233,6 +237,23 @@ def _read_optional_file(file: Location, parse: Callable[[Any], Parsed], errors: 
     except READ_ERRORS as error:
         errors.append(f"{file.parent.name}/{file.name}: {error_text(error)}")
         return None
+
+
+def _load_low_rank(run: Location, errors: list[str]) -> dict[str, LowRank]:
+    """Read the files `low_rank/<key>.json` of a run. Add to `errors` why a file is damaged."""
+    low_rank_by_key: dict[str, LowRank] = {}
+    files = [file for file in (run / "low_rank").glob("*.json") if not file.name.startswith(".")]
+    for file, content in read_files(sorted(files, key=lambda file: file.name)):
+        try:
+            if isinstance(content, OSError):
+                raise content
+            low_rank = LowRank.from_dict(parse_json(content))
+            if file.name != f"{low_rank.key}.json":
+                raise ValueError("its name and its key do not match")
+            low_rank_by_key[low_rank.key] = low_rank
+        except READ_ERRORS as error:
+            errors.append(f"{run.name}/low_rank/{file.name}: {error_text(error)}")
+    return low_rank_by_key
 
 
 def _parse_prediction(content: Any) -> Prediction:

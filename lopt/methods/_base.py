@@ -108,6 +108,8 @@ class Method(ABC):
         shares_backbone: whether the method leaves the backbone as it is. See also `TrialConfig.shares_backbone`.
         paper_size: length and rank in the paper. The free search tries them first. A method without them takes part in
             that search only if the user names it.
+        trains_whole_prompt: whether X itself is trained and nothing else. A sweep then also says how low-rank the
+            trained X is (`lopt.low_rank`).
         has_adapter: whether PEFT has an adapter for what is trained. See `adapter_config`.
         ranges: for the free search, the ranges of learning_rate, length, rank and options.
         OPTIONS: the default of each option.
@@ -123,6 +125,7 @@ class Method(ABC):
     uses_rank = True
     shares_backbone = True
     paper_size: ClassVar[Mapping[str, int] | None] = None
+    trains_whole_prompt: ClassVar[bool] = False
     has_adapter: ClassVar[bool] = False
     recipe: ClassVar[Recipe]
     ranges: ClassVar[Mapping[str, Range]]

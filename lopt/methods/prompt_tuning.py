@@ -24,6 +24,7 @@ class PromptTuning(PromptMethod):
     colour, marker, sort_order = "vermillion", "s", 10
     paper_size: ClassVar = {"length": 10}
     uses_rank = False
+    trains_whole_prompt = True
     OPTIONS: ClassVar[Mapping[str, Any]] = {**PromptMethod.OPTIONS, "init": "uniform", "init_bound": 0.5}
 
     def check_options(self, options: dict[str, Any]) -> None:

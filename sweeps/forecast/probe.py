@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lopt import backbones, methods
 from lopt.config import TrialConfig
+from lopt.low_rank import cut_ranks
 from lopt.ranges import Choice, Range, Real
 from sweeps.progress import format_duration
 
@@ -89,6 +91,8 @@ def predict(
         device_share = shared_share if shares_device and shared_share else resources.solo_share
         stratum = space.stratum(cell, config)
         times = {name: slowdown * seconds for name, seconds in measured_times.items()}
+        baseline_s_by_backbone_and_task[config.backbone, config.task] = times["score_s"]
+        times["score_s"] *= 1 + _cut_count(config)
         costs_by_cell[cell.name].append(
             Cost(
                 stratum=stratum,
@@ -98,7 +102,7 @@ def predict(
                 **times,
             )
         )
-        baseline_s_by_backbone_and_task[config.backbone, config.task] = times["score_s"]
+    has_cuts = any(_cut_count(config) for _, config in cells_and_configs)
     start_s = resources.measure_start_s()
     start_s += sum(baseline_s_by_backbone_and_task.get((config.backbone, config.task), 0.0) for config in baselines)
     spread = min(max(measurement["spread"], _MIN_SPREAD), _MAX_SPREAD)
@@ -134,9 +138,17 @@ def predict(
             f"{100 * spread:.0f} %)",
             *([f"in a sweep everything takes {slowdown:g} times as long as measured"] if slowdown != 1 else []),
             "no trial fails, diverges or is tried again",
+            *(["each confirmed full prompt is scored again after each cut to a lower rank"] if has_cuts else []),
             *([f"all {device_count} devices are like the measured one"] if device_count > 1 else []),
         ],
     }
+
+
+def _cut_count(config: TrialConfig) -> int:
+    """Return how often the prompt of a confirm trial is scored again, each time cut to a lower rank."""
+    if not methods.get(config.method).trains_whole_prompt:
+        return 0
+    return len(cut_ranks(config.length or 0, backbones.facts(config.backbone).width))
 
 
 def resources_of_this_process(elapsed_s: float) -> Resources:

@@ -25,7 +25,7 @@ from sweeps.results.json_types import check_audits, check_baselines, check_manif
 from sweeps.results.read_record import NEWER_VERSION_ADVICE
 
 # If one of these is in the folder, the run has begun.
-_RUN_FILES = {"manifest.json", "trials", "checkpoints", "artifacts", "predictions"}
+_RUN_FILES = {"manifest.json", "trials", "checkpoints", "artifacts", "predictions", "low_rank"}
 _VALID_NAME, _MAX_NAME_LENGTH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*"), 100
 _Class = TypeVar("_Class", bound=type)
 

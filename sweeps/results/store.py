@@ -3,6 +3,7 @@
 <out>/<run>/trials.parquet                        a table of all records
             trials/<key>.json                     the records
             artifacts/<key>/  predictions/<key>.parquet
+            low_rank/<key>.json                   how low-rank a confirmed full prompt is (lopt.low_rank)
             checkpoints/<key>-<step>.safetensors  for trials that have not ended, or have failed
             report/
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import Any
 from lopt import checkpoint
 from lopt.config import TrialConfig, name_without_path
 from lopt.locations import Location, local_copy, remove_folder, write_file
+from lopt.low_rank import LowRank
 from lopt.metrics import Predictions
 from lopt.records import TrialRecord, to_json
 from sweeps.results import checkpoint_file
@@ -83,8 +86,21 @@ class Store(RunFolder):
         """Return the folder of a trial's artifact, whether or not it exists."""
         return self.folder / "artifacts" / check_key(key)
 
-    def write(self, record: TrialRecord, predictions: Predictions | None = None) -> None:
-        """Write the predictions and then the record of a trial that has ended, and remove its checkpoints.
+    def low_rank_path(self, key: str) -> Location:
+        """Return the path of the file that says how low-rank a trial's prompt is, whether or not it exists."""
+        return self.folder / "low_rank" / f"{check_key(key)}.json"
+
+    def read_low_rank(self, key: str) -> LowRank | None:
+        """Return how low-rank a trial's prompt is, or None if its file is missing or damaged."""
+        with contextlib.suppress(FileNotFoundError, ValueError, RecursionError):
+            return LowRank.from_dict(json.loads(self.low_rank_path(key).read_bytes()))
+        return None
+
+    def write(
+        self, record: TrialRecord, predictions: Predictions | None = None, low_rank: LowRank | None = None
+    ) -> None:
+        """Write the predictions, the `low_rank` file and then the record of a trial that has ended, and remove its
+        checkpoints.
 
         The record is written last, so that all other files exist if it does. A failed trial keeps its checkpoint, and
         goes on from there when it is tried again.
@@ -96,6 +112,8 @@ class Store(RunFolder):
         if earlier_record is None or earlier_record.status not in FINAL_STATUSES:
             if predictions is not None:
                 self._write_predictions(record.key, predictions)
+            if low_rank is not None:
+                write_file(self.low_rank_path(record.key), to_json(low_rank.to_dict()).encode())
             write_file(self.path(record.key), to_json(record.to_dict()).encode())
         if record.status in FINAL_STATUSES:
             self.drop_checkpoints(record.key)
@@ -118,7 +136,8 @@ class Store(RunFolder):
         with local_copy(source.artifact_folder(source_key)) as artifact:
             if artifact.is_dir():
                 self.write_artifact(record.key, artifact)
-        self.write(record)
+        low_rank = source.read_low_rank(source_key)
+        self.write(record, low_rank=low_rank and replace(low_rank, key=record.key))
 
     def write_artifact(self, key: str, folder: Path) -> None:
         """Copy the files of a folder into a trial's artifact. The JSON file that describes the artifact comes last."""

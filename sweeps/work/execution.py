@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lopt.errors import to_one_line
 from lopt.failure import failed_record
 from lopt.records import TrialRecord, utc_now
 from sweeps.results.run_folder import StoreError
@@ -24,6 +25,7 @@ from sweeps.work.job import SCORE, STEP, Job, Report, overdue_message
 
 if TYPE_CHECKING:
     from lopt.engine import Outcome
+    from lopt.low_rank import LowRank
     from lopt.training import Trial
 
 
@@ -145,11 +147,27 @@ class Execution:
     def _write_and_report(self, record: TrialRecord) -> Report:
         """Write the record of a trial that has ended, and return its report."""
         predictions = self.trial.predictions if self.trial and record.status == "complete" else None
+        low_rank = self._measure_low_rank(self.trial) if self.trial and predictions is not None else None
         try:
-            self._store.write(record, predictions)
+            self._store.write(record, predictions, low_rank)
         except StoreError as error:
             return self._report_store_error(error)
         return self._new_report(record, record.status)
+
+    def _measure_low_rank(self, trial: Trial) -> LowRank | None:
+        """Return how low-rank the trained prompt is. Return None if the method does not train the whole prompt.
+
+        If this fails, the trial has not failed: the result is None, and the next report has a note.
+        """
+        from lopt import low_rank
+
+        if not trial.method.trains_whole_prompt:
+            return None
+        try:
+            return low_rank.measure(trial)
+        except Exception as error:
+            self._note = f"its prompt could not be cut to lower ranks ({to_one_line(error)})"
+            return None
 
     def _report_store_error(self, error: OSError) -> Report:
         """Return the report of a trial whose results cannot be kept; whoever reads it ends the sweep."""

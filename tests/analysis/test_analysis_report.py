@@ -30,7 +30,7 @@ def test_a_full_run_has_every_table_and_figure(full_run, tmp_path, capsys):
     assert code == 0
     for name in ("budget", "cells", "table3"):
         assert all((tmp_path / "tables" / f"{name}.{suffix}").stat().st_size for suffix in ("csv", "md", "tex"))
-    figures = ("pareto", "rank", "learning_rate", "curves", "audit", "efficiency", "importances")
+    figures = ("pareto", "rank", "low_rank", "learning_rate", "curves", "audit", "efficiency", "importances")
     for name in figures:
         files = (tmp_path / "figures" / f"{name}.{suffix}" for suffix in ("svg", "pdf", "png", "csv"))
         assert all(file.stat().st_size for file in files)

@@ -243,6 +243,29 @@ def test_the_spread_has_bounds(tiny, monkeypatch):
     assert "times as long" not in "".join(widest["assumptions"])
 
 
+@pytest.mark.parametrize(("length", "evaluation_count"), [("2", 4), ("4", 5), ("12", 7)])
+def test_the_cuts_of_a_confirmed_full_prompt_take_time(tiny, length, evaluation_count):
+    """Three confirm trials are scored once. The full prompt is scored again at ranks 1, 2, 5 and 10, if below n."""
+    space = settings.with_settings(spaces.load("smoke", "paper"), {"trials": "1", "length": length})
+    test_resources = probe.Resources(
+        device_count=1,
+        max_concurrent=1,
+        shared_share=None,
+        solo_share=1.0,
+        measure_start_s=lambda: 0.0,
+        measure=lambda configs: {
+            "costs": [dict.fromkeys(COSTS, 1e-6) | {"score_s": 100.0} for _ in configs],
+            "figures": [],
+            "spread": 0.0,
+            "hardware": {},
+        },
+    )
+    prediction = probe.predict(space, test_resources, resolve=lambda config: config, baselines=[tiny], finished=[])
+    assert prediction["start_s"] == pytest.approx(100.0), "the baseline is scored once"
+    assert prediction["seconds"]["median"] - 100.0 == pytest.approx(100.0 * evaluation_count, rel=0.03)
+    assert "cut to a lower rank" in "".join(prediction["assumptions"])
+
+
 def test_measurements_made_side_by_side_are_averaged():
     parts = [
         {"costs": [{"step_s": 1.0}, {"step_s": 3.0}], "spread": 0.1, "figures": [1], "hardware": {}},

@@ -1,0 +1,126 @@
+"""Is a trained full prompt low-rank? What the files `low_rank/<key>.json` of the confirmed seeds say about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+
+from analysis.cells import Cell, Group
+from analysis.methods import method_label
+from analysis.records import grouped
+from analysis.registry import Missing
+from analysis.render import bounds, percent
+from analysis.stats import Estimate, estimate
+from lopt.low_rank import LowRank
+
+FACTORED = "lopt1"  # the method whose prompt has rank r from the start
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullPromptRank:
+    """How low-rank the confirmed full prompts of one cell are.
+
+    Attributes:
+        seeds: the file of each confirmed seed that has one.
+        factored_accuracies: for the confirmed cells of LoPT-1 with the same prompt length, (rank, accuracy), by rank.
+    """
+
+    cell: Cell
+    seeds: tuple[LowRank, ...]
+    factored_accuracies: tuple[tuple[int, Estimate], ...]
+
+    @property
+    def length(self) -> int:
+        return self.cell.length or 0
+
+    @property
+    def seeds_text(self) -> str:
+        """The number of seeds, such as "3 seeds", or "2 of 3 seeds" if some have no file."""
+        file_count, seed_count = len(self.seeds), len(self.cell.confirmed_trials)
+        return f"{f'{file_count} of ' * (file_count < seed_count)}{seed_count} seed{'s' * (seed_count > 1)}"
+
+    @cached_property
+    def cut_accuracies(self) -> tuple[tuple[int, Estimate], ...]:
+        """(rank, accuracy) of the prompts after they were cut to this rank, by rank.
+
+        The interval is `stats.estimate`, because the predictions of a cut prompt are not stored.
+        """
+        cuts_by_rank = grouped((cut for seed in self.seeds for cut in seed.cuts), lambda cut: cut.rank)
+        return tuple(
+            (rank, estimate([cut.test_accuracy for cut in cuts], cuts[0].test_n))
+            for rank, cuts in sorted(cuts_by_rank.items())
+        )
+
+    @property
+    def stable_rank(self) -> float:
+        """The stable rank of the trained prompt, the mean over seeds."""
+        return fmean(seed.stable_rank for seed in self.seeds)
+
+    @property
+    def initial_stable_rank(self) -> float:
+        """The stable rank of the initial values, the mean over seeds."""
+        return fmean(seed.initial_stable_rank for seed in self.seeds)
+
+
+def full_prompt_ranks(group: Group) -> tuple[FullPromptRank, ...] | Missing:
+    """Return one entry for each confirmed cell whose full prompts were cut after training.
+
+    The first entry has the most cells of LoPT-1 to compare with, and among such entries the most parameters.
+    """
+    entries = []
+    for cell in group.confirmed_cells:
+        seeds = tuple(group.low_rank[trial.key] for trial in cell.confirmed_trials if trial.key in group.low_rank)
+        if any(seed.cuts for seed in seeds):
+            entries.append(
+                FullPromptRank(cell=cell, seeds=seeds, factored_accuracies=_factored_accuracies(group, cell.length))
+            )
+    if not entries:
+        return Missing("it needs confirmed full prompts with files low_rank/KEY.json")
+    entries.sort(
+        key=lambda entry: (-len(entry.factored_accuracies), -(entry.cell.trainable_parameters or 0), entry.cell.name)
+    )
+    return tuple(entries)
+
+
+def _factored_accuracies(group: Group, length: int | None) -> tuple[tuple[int, Estimate], ...]:
+    ranks = {cell.rank for cell in group.confirmed_cells if (cell.method, cell.length) == (FACTORED, length)}
+    cells_by_rank = {rank: group.find(FACTORED, length, rank) for rank in sorted(filter(None, ranks))}
+    return tuple((rank, cell.accuracy) for rank, cell in cells_by_rank.items() if cell and cell.accuracy)
+
+
+def low_rank_details(group: Group) -> list[str]:
+    """Return what the answer says about the rank of the full prompts; nothing if no full prompt was cut."""
+    entries = full_prompt_ranks(group)
+    if isinstance(entries, Missing):
+        return []
+    entry = entries[0]
+    cut_accuracy_by_rank, factored_accuracy_by_rank = dict(entry.cut_accuracies), dict(entry.factored_accuracies)
+    common_ranks = cut_accuracy_by_rank.keys() & factored_accuracy_by_rank.keys()
+    rank = max(common_ranks or cut_accuracy_by_rank)
+    are_several = len(entry.seeds) > 1
+    prompts, have, they, reach = (
+        ("prompts", "have", "they", "reach") if are_several else ("prompt", "has", "it", "reaches")
+    )
+    most = len(entry.seeds[0].singular_values)
+    rank_text = (
+        f"Is the prompt low-rank? The trained {prompts} of {entry.cell.label} ({entry.seeds_text}) {have} a stable "
+        f"rank of {entry.stable_rank:.1f}{' on average' if are_several else ''}, against "
+        f"{entry.initial_stable_rank:.1f} before training; {most} is the most that is possible."
+    )
+    cut_text = (
+        f"Cut to rank {rank} after training, {they} {reach} {_accuracy_text(cut_accuracy_by_rank[rank])} on the test "
+        f"examples, and uncut {_accuracy_text(entry.cell.accuracy)}."
+    )
+    factored_text = (
+        f"{method_label(FACTORED)} of the same length, trained at rank {rank}, reaches "
+        f"{_accuracy_text(factored_accuracy_by_rank[rank])}."
+        if rank in factored_accuracy_by_rank
+        else f"No {method_label(FACTORED)} of the same length is confirmed at rank {rank}."
+    )
+    return [f"{rank_text} {cut_text} {factored_text} The brackets are 95 % intervals."]
+
+
+def _accuracy_text(accuracy: Estimate | None) -> str:
+    assert accuracy
+    return f"{percent(accuracy.mean)} % {bounds(accuracy)}"
