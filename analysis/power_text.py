@@ -29,24 +29,32 @@ def design_sentences(design: Design) -> list[str]:
     cells_text = f"{design.cells} smaller cell{'s' * (design.cells > 1)}"
     return [
         f"With {design.examples:,} test examples, {design.seeds} seeds and {cells_text}, {_difference_text(design)}.",
-        f"The chance to show a cell non-inferior is {_chances_text(design)}.",
+        f"The chance to show a cell as good within {pp(design.margin)} is {_chances_text(design)}.",
         *filter(None, [limit_text(design)]),
     ]
 
 
 def short_text(design: Design) -> str:
     """Say in one line what a design can decide, for a plan with several numbers of test examples."""
-    sentences = [
-        f"With {design.examples:,} test examples, {_difference_text(design)}; the chance of non-inferior is "
-        f"{_chances_text(design)}.",
-        limit_text(design),
-    ]
-    return " ".join(filter(None, sentences))
+    half = design.margin / 2
+    text = (
+        f"{design.examples:,} test examples: tells {pp(design.smallest_difference())}; shows an equal cell in "
+        f"{chance(design.power(0))}, one {pp(half)} worse in {chance(design.power(half))}"
+    )
+    if design.power(0) >= TARGET_POWER:
+        return f"{text}."
+    if design.with_unlimited_seeds.power(0) >= TARGET_POWER:
+        seeds = design.seeds_needed(0)
+        return f"{text}; {pp(design.margin)} takes {seeds or f'more than {MOST_SEEDS}'} seeds."
+    examples = design.examples_needed(0)
+    return f"{text}; {pp(design.margin)} takes {f'{_round_up(examples):,} examples' if examples else 'more examples'}."
 
 
 def _difference_text(design: Design) -> str:
-    difference = pp(design.smallest_difference())
-    return f"a cell {difference} off the margin of {pp(design.margin)} gets a verdict with a chance of {_TARGET_TEXT}"
+    return (
+        f"the smallest difference from the margin that gets a verdict with a chance of {_TARGET_TEXT} is "
+        f"{pp(design.smallest_difference())}"
+    )
 
 
 def _chances_text(design: Design) -> str:
@@ -67,10 +75,10 @@ def limit_text(design: Design) -> str:
     margin_text = f"a margin of {pp(design.smallest_difference())}"
     if design.with_unlimited_seeds.power(0) < TARGET_POWER:
         examples = design.examples_needed(0)
-        return f"{design.examples:,} test examples cannot show {pp(design.margin)} at any number of seeds; " + (
-            f"at least {_round_up(examples):,} (and more seeds) would, or {margin_text}."
-            if examples
-            else f"{margin_text} would be shown."
+        more_text = f"at least {_round_up(examples):,} (and more seeds), or " if examples else ""
+        return (
+            f"{design.examples:,} test examples cannot show {pp(design.margin)} at any number of seeds. That takes "
+            f"{more_text}{margin_text}."
         )
     seeds = design.seeds_needed(0)
     seeds_text = f"{seeds} seeds" if seeds else f"more than {MOST_SEEDS} seeds"

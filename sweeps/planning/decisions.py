@@ -111,6 +111,12 @@ def decision_lines(plan: Plan, noise_by_task: NoiseByTask) -> list[str]:
         (comparison.backbone, comparison.task) not in noise_by_task for comparison in by_examples.values()
     ):
         texts.append(power_text.noise_sentence(ASSUMED_NOISE, None))
+    if len(by_examples) > 1:
+        texts.append(
+            f'"Tells": the smallest difference from the margin of {power_text.pp(plan.space.margin)} that gets a '
+            f'verdict with a chance of 80 %, with {plan.space.confirm_seeds} seeds. "Shows": the chance to show a cell '
+            "as good."
+        )
     if any(comparison.smaller_cells is None for comparison in comparisons):
         texts.append("These numbers are for one smaller cell, because the sizes are searched; with more, chances fall.")
     return _labelled(texts)

@@ -61,7 +61,7 @@ def test_the_report_says_what_the_design_can_tell_and_labels_what_uses_an_observ
 def test_the_figure_has_both_curves_and_its_caption_the_method(store):
     info = SPEC.info(simulated_group(store, GAPS, seeds=3, n=872, spread=0.02))
     assert [line.gap for line in info.curves] == [0.0, 0.005]
-    assert all(line.ceiling >= max(line.power) - 0.02 for line in info.curves)
+    assert all(line.ceiling >= max(line.power) - 0.035 for line in info.curves)
     for words in ("Holm's method", "No observed difference is used", "unlimited seeds", "the 3 seeds"):
         assert words in SPEC.caption(info)
     rows = SPEC.data(info)

@@ -30,8 +30,8 @@ def test_the_plan_says_what_the_design_can_tell():
     plan = plan_of("ablation")
     design = Design(margin=0.01, examples=872, seeds=5, cells=9, noise=ASSUMED_NOISE)
     text = text_of(plan)
-    assert text.startswith("  power      With 872 test examples, 5 seeds and 9 smaller cells, a cell ")
-    assert f"{100 * design.smallest_difference():.2g} pp off the margin of 1 pp" in text
+    assert text.startswith("  power      With 872 test examples, 5 seeds and 9 smaller cells, the smallest ")
+    assert f"{100 * design.smallest_difference():.2g} pp." in text
     assert "872 test examples cannot show 1 pp at any number of seeds" in text
     assert "Noise (assumed)" in text
     assert 2 <= len(text.splitlines()) <= 4
