@@ -36,7 +36,7 @@ def test_the_check_looks_at_training_losses_near_chance_only():
     assert has_learnt_nothing([chance], 1, 2) and not has_learnt_nothing([chance], 1, 5)
     assert has_learnt_nothing([better] * 20 + [chance] * 20, 120, 2), "the last twenty of 120 steps count"
     assert not has_learnt_nothing([chance] * 20 + [better] * 20, 120, 2)
-    assert (check_step(120), check_step(1)) == (40, 1)
+    assert (check_step(120), check_step(1)) == (60, 1)
     assert len({seed_of_start(seed, start) for seed in range(100) for start in range(10)}) == 1000
 
 
@@ -48,13 +48,13 @@ def test_a_stuck_trial_begins_anew_as_often_as_it_may(tiny):
             starts.append({name: factor.detach().clone() for name, factor in trial.factors.items()})
         trial.advance()
     record = trial.finish()
-    assert (record.status, record.abandoned_starts, record.abandoned_steps, record.steps) == ("complete", 2, 4, 6)
-    assert [evaluation.step for evaluation in record.evaluations] == [2, 3, 4, 5, 6], "none before the check"
+    assert (record.status, record.abandoned_starts, record.abandoned_steps, record.steps) == ("complete", 2, 6, 6)
+    assert [evaluation.step for evaluation in record.evaluations] == [3, 4, 5, 6], "none before the check"
     assert len(starts) == 3
     for first, second in ((0, 1), (1, 2), (0, 2)):
         assert not torch.equal(starts[first]["U"], starts[second]["U"])
     tokens_of_one_start = train(tiny.replace(**STUCK)).tokens
-    assert record.tokens > 1.3 * tokens_of_one_start, "abandoned starts are paid for"
+    assert record.tokens > 1.7 * tokens_of_one_start, "abandoned starts are paid for"
 
 
 def test_a_start_that_learns_is_kept(tiny):
@@ -78,10 +78,10 @@ def test_a_new_start_is_as_good_as_a_first_one(tiny):
     while not trial.is_over:
         trial.advance()
         rates.append(trial._optimizer.param_groups[0]["lr"])
-    assert rates[2:] == rates[:2] + rates[4:], "two steps, and then all six from the beginning"
+    assert rates[3:6] == rates[:3] and len(rates) == 9, "three steps, and then all six from the beginning"
 
 
-@pytest.mark.parametrize("saved_at", [1, 3])
+@pytest.mark.parametrize("saved_at", [1, 4])
 def test_a_checkpoint_before_or_after_a_new_start_continues_bit_for_bit(tiny, saved_at, monkeypatch):
     monkeypatch.setattr("lopt.restarts._GUESSING_SHARE", 0.0)  # every start counts as one that learns nothing
     config = tiny.replace(max_steps=6, eval_every=1, restarts=1)
