@@ -18,6 +18,7 @@ from sweeps.run import main
 
 STORES = Path(__file__).parent / "stores"
 VERSIONS = range(1, SCHEMA_VERSION + 1)
+WITH_FORMER_DEFAULTS = pytest.mark.parametrize("run", range(1, 4), indirect=True)  # x0_seed was 0
 COMMAND = ["--space", "smoke", "--local-mode", "--set", "trials=2", "--set", "max_steps=6", "--set", "eval_every=2",
            "--set", "grace_steps=2"]  # fmt: skip
 
@@ -49,6 +50,7 @@ def test_its_report_is_complete(run, capsys):
             assert f"{100 * record.test_accuracy:.1f}" in page
 
 
+@WITH_FORMER_DEFAULTS
 @pytest.mark.parametrize("phase", ["confirm", "search"])
 def test_missing_trials_are_trained_with_the_former_defaults(run, capsys, phase):
     """All seeds of LoPT-2 had the same X0 then. An interval over old and new draws would have no meaning."""
@@ -64,6 +66,7 @@ def test_missing_trials_are_trained_with_the_former_defaults(run, capsys, phase)
     assert phase == "search" or missing[0].key in {record.key for record in records}, "the missing trial itself"
 
 
+@WITH_FORMER_DEFAULTS
 def test_a_new_run_reuses_no_trial_with_other_defaults(run, capsys):
     command = [*COMMAND, "--out", str(run.parent), "--name", "new", "--reuse", run.name]
     assert main(command) == 0

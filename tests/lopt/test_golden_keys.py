@@ -81,7 +81,7 @@ def test_the_golden_file_has_every_field():
     assert set().union(*(line["settings"] for line in golden_lines())) == set(CONFIG_FIELDS)
 
 
-@pytest.mark.parametrize("schema", ["schema-1", "schema-2", "schema-3"])
+@pytest.mark.parametrize("schema", ["schema-1", "schema-2", "schema-3", "schema-4"])
 def test_records_of_every_schema_keep_their_keys(schema):
     files = sorted((STORES / schema / "trials").glob("*.json"))
     assert files
