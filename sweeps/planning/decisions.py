@@ -11,7 +11,6 @@ from lopt.config import TrialConfig
 from sweeps.planning.plan import CellPlan, Plan
 
 NoiseByTask = Mapping[tuple[str, str], Noise]  # by backbone and task
-_DEFAULT_REFERENCE = {"method": "prompt_tuning"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +54,7 @@ def _count_smaller_cells(plan: Plan, cells: list[CellPlan]) -> int | None:
     sizes = [cell.parameter_counts.trainable if cell.parameter_counts else None for cell in cells]
     if None in sizes:
         return None
-    reference_values = getattr(plan.space, "reference", _DEFAULT_REFERENCE)
+    reference_values = plan.space.reference
     reference_sizes = [
         size or 0
         for cell, size in zip(cells, sizes, strict=True)

@@ -62,6 +62,7 @@ def format_plan(plan: Plan, run: str, noise_by_task: NoiseByTask | None = None) 
         f"  trials     {search_text}, {confirm_text}",
         f"  steps      about {_round_steps(plan.expected_steps):,}, at most {plan.most_steps:,}{steps_suffix}",
         *sizes.size_lines(plan),
+        f"  reference  {_reference_text(space)}",
         *decision_lines(plan, noise_by_task or {}),
         *(f"  note       {note}" for note in plan_notes(plan)),
         "",
@@ -74,6 +75,17 @@ def format_plan(plan: Plan, run: str, noise_by_task: NoiseByTask | None = None) 
         count_columns = "  ".join(f"{count:>10}" for count in count_texts)
         lines.append(f"  {cell.name:<{name_width}}  {count_columns}  {cell.trial_count:>6}")
     return "\n".join([*lines, *_range_lines(plan)])
+
+
+def _reference_text(space: Space) -> str:
+    """Say what the report will compare smaller cells with, and by which margin."""
+    values = {name: value for name, value in space.reference.items() if name != "method"}
+    settings_text = " and ".join(f"{name} {value}" for name, value in values.items())
+    method_text = str(space.reference.get("method", "the cell"))
+    return (
+        f"{method_text}{f' with {settings_text}' if settings_text else ''}, the largest such cell of a task; a smaller "
+        f"cell is as good if it is worse by less than {100 * space.margin:g} pp"
+    )
 
 
 def plan_notes(plan: Plan) -> list[str]:

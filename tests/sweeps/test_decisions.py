@@ -136,3 +136,9 @@ def test_a_continued_run_says_that_its_margin_has_changed():
     assert space_changes(Store(0.03), space) == ["margin 0.03 → 0.01"]
     assert space_changes(Store(0.01), space) == []
     assert space_changes(Store(None), space) == [], "a run of an earlier version has the default margin"
+
+
+def test_the_plan_names_the_reference_and_the_margin(capsys):
+    assert main(["--space", "ablation", "--dry-run", "--set", "margin=0.02"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  reference")]
+    assert "prompt_tuning with length 10" in line and "worse by less than 2 pp" in line
