@@ -101,6 +101,7 @@ def caption(info: Info) -> str:
         "variances from chi-squared distributions. Then one-sided tests are made at 2.5 %, which the cells share by "
         "Holm's method. Their critical value is the mean of Student's t for seeds and for examples, weighted by "
         "the two parts of the variance (Cochran and Cox). No observed difference is used. "
+        "There are no error bars, because the error of the simulation is about one point. "
         f"{noise_sentence(design.noise, design.examples)}"
     )
 

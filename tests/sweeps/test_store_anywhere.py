@@ -269,7 +269,7 @@ def continue_sweep(out, earlier_results):
 
 
 def test_a_disk_that_fills_during_a_sweep(tmp_path, monkeypatch, capsys):
-    original = store_module.write
+    original = store_module.write_file
 
     def disk_full(to, content):
         raise OSError(28, "No space left on device")
@@ -277,7 +277,7 @@ def test_a_disk_that_fills_during_a_sweep(tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         call_before_step(patch, 20, lambda: patch.setattr(store_module, "write_file", disk_full))
         assert "No space left on device" in run_failing_sweep(tmp_path, capsys)
-    assert store_module.write is original
+    assert store_module.write_file is original
     results = results_by_key(tmp_path)
     assert results and all(status != "failed" for status, *_ in results.values())
     continue_sweep(tmp_path, results)
