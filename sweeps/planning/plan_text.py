@@ -123,6 +123,10 @@ def _optional_lines(plan: Plan) -> list[str]:
     configs, lines = plan.space.all_sample_configs, []
     if plan.space.sampler != "tpe":
         lines.append(f"  sampler    {plan.space.sampler}")
+    most_restarts = max(config.restarts for config in configs)
+    if most_restarts:
+        count_text = "once" if most_restarts == 1 else f"{most_restarts} times"
+        lines.append(f"  restarts   at most {count_text}, if a start has learnt nothing after half of its steps")
     dropout_rates = sorted({f"{config.dropout:g}" for config in configs if config.dropout})
     if dropout_rates:
         lines.append(f"  dropout    {', '.join(dropout_rates)} in training; trials with dropout train alone")
