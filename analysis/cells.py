@@ -31,7 +31,7 @@ class Cell:
         is_planned: whether the cell is in a run's plan.
         confirmed_trials: one for each seed of one configuration. Several configurations (such as two learning rates)
             may have confirmed seeds, because further search trials found another winner or because runs are pooled.
-            Then only the configuration that did best in the search counts (`_search_order`, the sweep's own rule).
+            Then only the configuration that did best in the search counts (`_possible_winners`, the sweep's own rule).
         lost_seed_count: number of confirm trials of this configuration that ended without a result. If no configuration
             is confirmed, the confirm trials of all configurations are counted.
         accuracy: the confirmed test accuracy, with its interval.
@@ -82,7 +82,7 @@ class Cell:
     @property
     def is_winner_confirmed(self) -> bool:
         """Whether the confirmed seeds are those of the best search trial. True if there is no search trial."""
-        best_search_trial = max(_possible_winners(self.trials), key=_search_order, default=None)
+        best_search_trial = next(iter(_possible_winners(self.trials)), None)
         if best_search_trial is None:
             return True
         return best_search_trial.configuration in {trial.configuration for trial in self.confirmed_trials}
@@ -272,13 +272,12 @@ def _build_cell(members: Sequence[PlannedCell | Trial], results: Results) -> Cel
         (trial for trial in trials if trial.is_confirmed),
         lambda trial: (trial.configuration, trial.test_split, trial.test_n),
     )
-    search_order_by_configuration = {
-        trial.configuration: _search_order(trial) for trial in sorted(_possible_winners(trials), key=_search_order)
-    }
+    possible_winners = _possible_winners(trials)
+    search_place_by_configuration = {trial.configuration: -i for i, trial in reversed([*enumerate(possible_winners)])}
 
     def preference(seed_trials: list[Trial]) -> tuple[object, ...]:
         score = _mean_of_known(trial.selection_score for trial in seed_trials) or 0.0
-        return search_order_by_configuration.get(seed_trials[0].configuration, ()), score, len(seed_trials)
+        return search_place_by_configuration.get(seed_trials[0].configuration, -len(trials)), score, len(seed_trials)
 
     confirmed_trials = max(confirmed_by_configuration.values(), key=preference, default=[])
     confirmed_configurations = {trial.configuration for trial in confirmed_trials}
@@ -320,14 +319,19 @@ def _estimate_accuracy(confirmed_trials: Sequence[Trial]) -> Estimate | None:
 
 
 def _possible_winners(trials: Iterable[Trial]) -> list[Trial]:
-    """Return the search trials that could be the winner of their cell."""
+    """Return the search trials that could be the winner of their cell, the winner first, by the rule of
+    `sweeps.search.winners.winner`."""
     ended_trials = [trial for trial in trials if trial.phase == "search" and trial.status in ("complete", "stopped")]
-    return [trial for trial in ended_trials if trial.selection_score is not None]
+    candidates = [trial for trial in ended_trials if trial.selection_score is not None]
+    uses_held_out_part = all(trial.has_held_out_score for trial in candidates if trial.status == "complete")
 
+    def sort_key(trial: Trial) -> tuple[bool, float, float, str]:
+        score, loss = trial.evaluation_score, trial.evaluation_loss
+        if uses_held_out_part and trial.status == "complete":
+            score, loss = trial.selection_score, trial.selection_loss
+        return trial.status == "complete", score or 0.0, -(loss or 0.0), trial.key
 
-def _search_order(trial: Trial) -> tuple[bool, float, float, str]:
-    """Return a key for sorting. The winner has the highest key, by the rule of `sweeps.search.winners.winner`."""
-    return trial.status == "complete", trial.selection_score or 0.0, -(trial.selection_loss or 0.0), trial.key
+    return sorted(candidates, key=sort_key, reverse=True)
 
 
 def _first_known(numbers: Iterable[Number | None]) -> Number | None:

@@ -61,6 +61,8 @@ class Trial:
         selection_score: the held-out score by `metric`, by which trials are selected. It is that of the trial's best
             evaluation. A trial that was scored on the whole held-out part has this score instead, and the same holds
             for selection_accuracy, selection_loss and selection_n.
+        evaluation_score, evaluation_loss: the score and the loss of the best evaluation.
+        has_held_out_score: whether the trial was scored on the whole held-out part.
         scored_on: what decides which examples the trial is scored on. Two trials with equal values have the same ones.
         holdout: where the examples for selection come from: "train" or "validation".
         data_revision, model_revision: fingerprints of a task or model whose content may change under its name.
@@ -103,6 +105,9 @@ class Trial:
     selection_accuracy: float | None
     selection_loss: float | None
     selection_n: int | None
+    evaluation_score: float | None
+    evaluation_loss: float | None
+    has_held_out_score: bool
     test_accuracy: float | None
     test_macro_f1: float | None
     test_n: int | None
@@ -207,7 +212,12 @@ def trial_from_record(record: dict[str, Any], run: str = "") -> Trial:
         "error_message": str(error.get("message") or "") if error else None,
         "evaluations": evaluations,
     }
-    if held_out_scores.get(metric) is not None:
+    trial_fields |= {
+        "evaluation_score": trial_fields["selection_score"],
+        "evaluation_loss": trial_fields["selection_loss"],
+        "has_held_out_score": held_out_scores.get(metric) is not None,
+    }
+    if trial_fields["has_held_out_score"]:
         trial_fields |= {
             "selection_score": held_out_scores[metric],
             "selection_accuracy": held_out_scores["accuracy"],

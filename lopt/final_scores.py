@@ -2,7 +2,8 @@
 
 During training, a trial is often evaluated on few held-out examples, because that is fast. Of several trials the one
 that was lucky on these examples would win. So each complete trial is scored once on the whole held-out part, and the
-winner is chosen by this score. Complete trials of the confirm phase are also scored on the reported split.
+winner is chosen by this score. (In few-shot runs the selection examples are the whole part, because no more labelled
+examples may be seen.) Complete trials of the confirm phase are also scored on the reported split.
 """
 
 import tempfile

@@ -72,7 +72,15 @@ def factorise(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
 
     The entries of both have the same root mean square, as if both were drawn from one distribution. The largest entry
     of each row of V is positive, because a singular value decomposition leaves the signs open.
+
+    Raises:
+        ValueError: the rank is above n or d, or the matrix is 0.
     """
+    if rank > min(matrix.shape) or not matrix.any():
+        raise ValueError(
+            f"a prompt of {matrix.shape[0]} rows of width {matrix.shape[1]} gives no initial factors of rank {rank}"
+            f"{'' if matrix.any() else ', because it is 0'}: leave init out, or give a smaller rank or another prompt"
+        )
     left, singular_values, right = np.linalg.svd(matrix, full_matrices=False)
     signs = np.sign(right[np.arange(rank), np.abs(right[:rank]).argmax(axis=1)])
     u, v = left[:, :rank] * singular_values[:rank] * signs, right[:rank] * signs[:, None]

@@ -28,11 +28,16 @@ def make_optimizer(
         units: by the name of the factor, the number that its learning rate is multiplied by, if it is not 1.
     """
     assert config.learning_rate is not None and config.weight_decay is not None
-    tensors_by_rate: dict[float, list[Tensor]] = {}
+    tensors_by_rate_and_unit: dict[tuple[float, float], list[Tensor]] = {}
     for name, factor in factors.items():
-        rate = rates_by_factor.get(name, config.learning_rate) * units.get(name, 1.0)
-        tensors_by_rate.setdefault(rate, []).append(factor)
-    parameter_groups = [{"params": tensors, "lr": rate, "rate": rate} for rate, tensors in tensors_by_rate.items()]
+        unit = units.get(name, 1.0)
+        rate = rates_by_factor.get(name, config.learning_rate) * unit
+        tensors_by_rate_and_unit.setdefault((rate, unit), []).append(factor)
+    parameter_groups = [
+        # A step takes rate · decay of a factor away, and the rate contains the unit.
+        {"params": tensors, "lr": rate, "rate": rate, "weight_decay": config.weight_decay / unit}
+        for (rate, unit), tensors in tensors_by_rate_and_unit.items()
+    ]
     if config.optimizer == "adamw":
         return AdamW(parameter_groups, weight_decay=config.weight_decay, eps=config.options.get("adam_eps", 1e-8))
     from transformers.optimization import Adafactor

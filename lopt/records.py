@@ -140,16 +140,9 @@ class TrialRecord:
         return next((evaluation.score(self.metric) for evaluation in best_evaluations), None)
 
     @property
-    def final_score(self) -> float | None:
-        """The score by which the trials of a cell are compared when they have ended: `metric` on the whole held-out
-        part, as a fraction. If the trial was not scored there, it is the best value of an evaluation."""
-        held_out_score = self.held_out_accuracy if self.metric == "accuracy" else self.held_out_macro_f1
-        return self.selection_score if held_out_score is None else held_out_score
-
-    @property
-    def final_loss(self) -> float | None:
-        """The loss that belongs to `final_score`, in nats."""
-        return self.selection_loss if self.held_out_loss is None else self.held_out_loss
+    def held_out_score(self) -> float | None:
+        """The value of `metric` on the whole held-out part, as a fraction; None if it was not scored there."""
+        return self.held_out_accuracy if self.metric == "accuracy" else self.held_out_macro_f1
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

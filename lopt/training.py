@@ -57,12 +57,14 @@ class Trial:
         config = resolve(config)
         self.config, self.phase = config, phase
         self.method = methods.get(config.method)
-        frozen_backbone = backbones.load(config.backbone, self.method.weights_precision(config.precision))
-        self.data = prepare_data(config, frozen_backbone)
-        check_revisions(config, self.data.revision, frozen_backbone.revision)
-        self.label_ids = frozen_backbone.label_ids(config.label_words or ())
+        self._frozen_backbone = frozen = backbones.load(
+            config.backbone, self.method.weights_precision(config.precision)
+        )
+        self.data = prepare_data(config, frozen)
+        check_revisions(config, self.data.revision, frozen.revision)
+        self.label_ids = frozen.label_ids(config.label_words or ())
         self.label_ids_on_cpu = tuple(self.label_ids.tolist())  # the same ids for code that runs on the CPU
-        model = self.method.begin(frozen_backbone, config)
+        model = self.method.begin(frozen, config)
         self.backbone, self.factors = model.backbone, model.factors
         self.counts, self.soft_prompt = model.counts, model.soft_prompt
         # Dropout is for training steps only. Evaluations use `self.backbone`, which has none.
@@ -70,8 +72,7 @@ class Trial:
         self._units = model.units
         self._optimizer = make_optimizer(config, self.factors, self.method.learning_rates(config), self._units)
         self._batches = training_batches(self.data.train.token_counts, config.batch_size, config.seed)
-        self.step, self.tokens, self.diverged = 0, 0, False
-        self.abandoned_starts, self.abandoned_steps = 0, 0
+        self.step, self.abandoned_starts, self.abandoned_steps, self.tokens, self.diverged = 0, 0, 0, 0, False
         self.train_time_s, self.evaluation_time_s = 0.0, 0.0
         self._trains_alone = False  # whether `advance` was called; then the peak of memory is this trial's own
         self._max_part_size = 0  # number of examples that fit into memory at once; 0 while a whole batch fits
@@ -157,7 +158,7 @@ class Trial:
         """Return the mean cross-entropy over the classes, in nats, of the training examples at `positions` `[B]`.
         Dropout masks are a function of the trial's seed, its step, and where the current part of the batch begins."""
         ids_BT, lengths_B, labels_B = collate(self.data.train, positions, self.backbone.pad_id)
-        dropout_masks = seeded_masks(self.backbone.device, self.config.seed, self.step, self._part_start)
+        dropout_masks = seeded_masks(self.backbone.device, self.config.seed, self.total_steps, self._part_start)
         with dropout_masks if self.config.dropout else contextlib.nullcontext():
             logits_BC = self._training_backbone.label_logits(self.soft_prompt(), ids_BT, lengths_B, self.label_ids)
         return cross_entropy(logits_BC, labels_B.to(logits_BC.device))
@@ -174,39 +175,36 @@ class Trial:
         self.step += 1
 
     def _begin_anew(self) -> bool:
-        """Abandon this start, and begin again from other initial values. Return False: there is nothing to evaluate."""
+        """Abandon this start, and begin again from other initial values. Return False, as no evaluation is due."""
         self.abandoned_starts, self.abandoned_steps, self.step = self.abandoned_starts + 1, self.total_steps, 0
-        seed = restarts.seed_of_start(self.config.seed, self.abandoned_starts)
-        frozen_backbone = backbones.load(self.config.backbone, self.method.weights_precision(self.config.precision))
-        new_factors = self.method.begin(frozen_backbone, self.config.replace(seed=seed)).factors
-        with torch.no_grad():
-            for name, factor in self.factors.items():
-                factor.copy_(new_factors[name])
-        self._optimizer.state.clear()
         self._losses.clear()
+        self._optimizer.state.clear()  # before `begin`, which copies the model for methods that train its weights
+        self.clear_gradients()
+        seed = restarts.seed_of_start(self.config.seed, self.abandoned_starts)
+        new_factors = self.method.begin(self._frozen_backbone, self.config.replace(seed=seed)).factors
+        for name, factor in self.factors.items():
+            factor.data.copy_(new_factors[name])
         return False
 
     # --- evaluations --------------------------------------------------------------------------------------------
     def end_step(self) -> bool:
-        """Do what follows a step, and return whether to evaluate: at every `eval_every` steps and at the end.
-
-        At such a step, the mean of the losses since the last evaluation is taken first. If this mean has exploded, or
-        if it or a factor is not finite, the trial has diverged and is not evaluated.
-        """
-        steps, class_count = self.config.max_steps, len(self.label_ids_on_cpu)
-        if self.config.restarts and self.step < restarts.check_step(steps):
-            return False
-        may_restart = self.abandoned_starts < self.config.restarts and self.step == restarts.check_step(steps)
-        if may_restart and restarts.has_learnt_nothing(self._losses, steps, class_count):
+        """Do what follows a step, and return whether to evaluate: at every `eval_every` steps and at the end. The trial
+        has diverged, and is not evaluated then, if the mean of the losses since the last evaluation has exploded, or if
+        it or a factor is not finite."""
+        max_steps, loss_limit = self.config.max_steps, _EXPLOSION_FACTOR * math.log(len(self.label_ids_on_cpu))
+        steps_to_check = restarts.check_step(max_steps) - self.step if self.config.restarts else -1
+        may_restart = self.method.draws_initial_values and self.abandoned_starts < self.config.restarts
+        labels = self.data.train.labels
+        if steps_to_check == 0 and may_restart and restarts.is_stuck(self._losses, max_steps, labels, loss_limit):
             return self._begin_anew()
-        if not self._losses or (self.step % self.config.eval_every and self.step < self.config.max_steps):
+        is_due = steps_to_check <= 0 and (self.step % self.config.eval_every == 0 or self.step >= max_steps)
+        if not is_due or not self._losses:
             return False
         self._train_loss = float(sum(self._losses) / len(self._losses))  # only here does training wait for the device
         self._losses.clear()
         is_finite = all(bool(factor.isfinite().all()) for factor in self.factors.values())
-        loss_of_guessing = math.log(class_count)
         first_loss = self.evaluations[0].train_loss if self.evaluations else 0.0
-        self.diverged = not (is_finite and self._train_loss <= _EXPLOSION_FACTOR * max(loss_of_guessing, first_loss))
+        self.diverged = not (is_finite and self._train_loss <= max(loss_limit, _EXPLOSION_FACTOR * first_loss))
         return not self.diverged
 
     def record_evaluation(self, predictions: Predictions) -> Evaluation | None:
@@ -273,8 +271,9 @@ class Trial:
                 factor.copy_(self._best_factors[name])
             soft_prompt = self.soft_prompt()
         start_s = time.perf_counter()
-        held_out, selection_count = prepare_held_out(self.config, self.backbone), len(self.data.selection)
-        scores = score_held_out(self.backbone, soft_prompt, held_out, self.label_ids, self.best, selection_count)
+        selection = self.data.selection
+        held_out = selection if self.config.shots else prepare_held_out(self.config, self.backbone)
+        scores = score_held_out(self.backbone, soft_prompt, held_out, self.label_ids, self.best, len(selection))
         self.evaluation_time_s += time.perf_counter() - start_s
         if self.phase == "confirm":
             test_scores, self.predictions = score_reported_split(self.best_prompt(), self.data, self.counts, artifact)

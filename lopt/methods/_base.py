@@ -106,6 +106,8 @@ class Method(ABC):
         marker: one of matplotlib's markers.
         sort_order: number by which spaces and reports sort the methods, lowest first. Equal numbers are sorted by name.
         shares_backbone: whether the method leaves the backbone as it is. See also `TrialConfig.shares_backbone`.
+        draws_initial_values: whether the initial values depend on the seed. If not, a start that learns nothing is not
+            begun anew (`lopt.restarts`).
         paper_size: length and rank in the paper. The free search tries them first. A method without them takes part in
             that search only if the user names it.
         trains_whole_prompt: whether X itself is trained and nothing else. A sweep then also says how low-rank the
@@ -124,6 +126,7 @@ class Method(ABC):
     uses_length = True
     uses_rank = True
     shares_backbone = True
+    draws_initial_values = True
     paper_size: ClassVar[Mapping[str, int] | None] = None
     trains_whole_prompt: ClassVar[bool] = False
     has_adapter: ClassVar[bool] = False

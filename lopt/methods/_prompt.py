@@ -103,7 +103,7 @@ class PromptMethod(Method):
     def check(self, *, length: int | None, rank: int | None, options: Mapping[str, Any]) -> dict[str, Any]:
         all_options = super().check(length=length, rank=rank, options=options)
         check_choice_option("placement", all_options["placement"], PLACEMENTS)
-        check_choice_option("unit", all_options["unit"], UNITS)
+        check_choice_option("unit", all_options.get("unit", "absolute"), UNITS)
         return all_options
 
     def largest_rank(self, length: int | None) -> int | None:
@@ -136,11 +136,16 @@ class PromptMethod(Method):
 
     def units(self, shape: Shape, vocabulary: Vocabulary | None) -> dict[str, float]:
         """Return by the factor's name the unit of its initial values and learning rate, if it differs from 1."""
-        if shape.options["unit"] == "absolute":
+        if shape.options.get("unit", "absolute") == "absolute":
             return {}
         assert vocabulary is not None
-        factors = self.factors(shape)
-        return {name: vocabulary.scale**factor.scale_power for name, factor in factors.items() if factor.scale_power}
+        powers = {name: factor.scale_power for name, factor in self.factors(shape).items() if factor.scale_power}
+        if not powers:
+            raise ValueError(
+                f"unit is {shape.options['unit']!r}, but no factor of method {self.name} says how it grows with the "
+                "embeddings (`scale_power`): leave unit out, or set it to absolute"
+            )
+        return {name: vocabulary.scale**power for name, power in powers.items()}
 
     def frozen_factors(self, config: TrialSettings, width: int, *, dtype: Any) -> dict[str, Tensor]:
         """Return the frozen random matrices of a trial, on the CPU, exactly as in training."""

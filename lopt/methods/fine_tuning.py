@@ -22,6 +22,7 @@ class FineTuning(WeightMethod):
     title = "Fine-tuning"
     colour, marker, sort_order = "muted", "X", 70
     uses_rank = False
+    draws_initial_values = False  # they are the weights of the model
     recipe: ClassVar = Recipe(learning_rate=3e-4, optimizer="adamw", schedule="linear", warmup=0.025)
     ranges: ClassVar = {"learning_rate": Real(1e-6, 1e-3, log=True)}
 

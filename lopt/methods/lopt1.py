@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lopt import methods
 from lopt.backbones import Vocabulary
-from lopt.initial import factorise, uniform
+from lopt.initial import factorise, make_prompt_draw, uniform
 from lopt.methods import (
     LARGEST_USUAL_RANK,
     Factor,
@@ -47,6 +47,8 @@ class LoPT1(PromptMethod):
 
     def factors(self, shape: Shape) -> dict[str, Factor]:
         draw, draws_embeddings = uniform(shape.options["init_bound"]), shape.options["init"] != "uniform"
+        if draws_embeddings:  # a saved prompt must have the prompt's shape
+            make_prompt_draw(shape.options["init"], shape.options["init_bound"], (shape.n, shape.width))
         common = {"draw": draw, "scale_power": 0.5, "draws_embeddings": draws_embeddings}
         return {
             "U": Factor(shape=(shape.n, shape.r), **common),

@@ -177,6 +177,7 @@ def _config_to_measure(config: TrialConfig, seed: int, backbone: Backbone) -> Tr
         seed=seed,
         learning_rate=1e-6,
         max_steps=10**6,
+        restarts=0,  # with restarts, a trial is not evaluated before half of its steps
         eval_every=_BLOCKS_PER_ROUND * _STEPS_PER_BLOCK[backbone.device.type] + 1,
         selection_examples=min(config.selection_examples or _MAX_EXAMPLES, _MAX_EXAMPLES),
         test_examples=min(config.test_examples or _MAX_EXAMPLES, _MAX_EXAMPLES),

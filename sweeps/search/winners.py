@@ -9,19 +9,22 @@ from lopt.records import TrialRecord
 def winner(records: Iterable[TrialRecord]) -> TrialRecord | None:
     """Return the search trial to confirm; None if no trial has a score.
 
-    The winner is the complete trial with the best final score, and among equal scores the one with the lowest loss. If
-    there is no complete trial, it is the best of the stopped trials.
+    The winner is the complete trial with the best score on the whole held-out part, and among equal scores the one with
+    the lowest loss. If a complete trial lacks that score, because an earlier version trained it, all are compared by
+    their best evaluations. If there is no complete trial, the winner is the best of the stopped trials.
     """
     records = list(records)
     for status in ("complete", "stopped"):
-        candidates = [record for record in records if record.status == status and record.final_score is not None]
+        candidates = [record for record in records if record.status == status and record.selection_score is not None]
+        if candidates and all(record.held_out_score is not None for record in candidates):
+            return max(candidates, key=lambda record: _sort_key(record, record.held_out_score, record.held_out_loss))
         if candidates:
-            return max(candidates, key=_sort_key)
+            return max(candidates, key=lambda record: _sort_key(record, record.selection_score, record.selection_loss))
     return None
 
 
-def _sort_key(record: TrialRecord) -> tuple[float, float, str]:
-    return record.final_score or 0.0, -(record.final_loss or 0.0), record.key
+def _sort_key(record: TrialRecord, score: float | None, loss: float | None) -> tuple[float, float, str]:
+    return score or 0.0, -(loss or 0.0), record.key
 
 
 def winners_confirm_trials(records: Iterable[TrialRecord]) -> list[tuple[str, TrialRecord]]:

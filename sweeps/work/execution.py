@@ -142,7 +142,8 @@ class Execution:
         )
 
     def _write_checkpoint(self, trial: Trial) -> None:
-        self._store.write_checkpoint(self.key, trial.step, trial.to_checkpoint(cell=self._cell_and_stratum["cell"]))
+        checkpoint = trial.to_checkpoint(cell=self._cell_and_stratum["cell"])
+        self._store.write_checkpoint(self.key, trial.total_steps, checkpoint)  # a number that only grows
 
     def _write_and_report(self, record: TrialRecord) -> Report:
         """Write the record of a trial that has ended, and return its report."""

@@ -37,7 +37,7 @@ def test_a_complete_search_trial_is_scored_on_the_whole_part_with_its_best_promp
     assert record.held_out_n == len(held_out) > record.selection_n == 8
     assert record.held_out_accuracy == predictions.accuracy
     assert record.held_out_loss == pytest.approx(predictions.loss)
-    assert (record.final_score, record.final_loss) == (record.held_out_accuracy, record.held_out_loss)
+    assert record.held_out_score == record.held_out_accuracy
     assert record.test_accuracy is None, "the reported split is not touched"
 
 
@@ -66,14 +66,19 @@ def test_stopped_and_diverged_trials_have_none(tiny):
 
 def test_macro_f1_has_its_own_score(tiny):
     _, record = finished(tiny.replace(selection_examples=8, metric="macro_f1"))
-    assert record.final_score == record.held_out_macro_f1 is not None
+    assert record.held_out_score == record.held_out_macro_f1 is not None
 
 
 def test_the_winner_is_chosen_on_the_whole_part(tiny):
     _, record = finished(tiny.replace(selection_examples=8))
     lucky = dataclasses.replace(record, key="a" * 16, selection_accuracy=1.0, held_out_accuracy=0.6)
     good = dataclasses.replace(record, key="b" * 16, selection_accuracy=0.9, held_out_accuracy=0.8)
-    earlier = dataclasses.replace(record, key="c" * 16, selection_accuracy=0.7, held_out_accuracy=None)
+    earlier = dataclasses.replace(record, key="c" * 16, selection_accuracy=0.95, held_out_accuracy=None)
     stopped = dataclasses.replace(lucky, key="d" * 16, status="stopped")
     assert winner([lucky, good, stopped]) is good
-    assert winner([lucky, earlier]) is earlier, "a record of an earlier version has its best evaluation only"
+    assert winner([lucky, good, earlier]) is lucky, "a trial of an earlier version has its best evaluation only"
+
+
+def test_few_shot_trials_see_no_more_labelled_examples_than_their_shots(tiny):
+    _, record = finished(tiny.replace(shots=2))
+    assert record.held_out_n == record.selection_n == 4

@@ -117,7 +117,7 @@ def test_a_trial_is_measured(trained):
 
 
 def test_the_initial_values_are_those_of_the_start_that_counts(trained, monkeypatch):
-    monkeypatch.setattr(restarts, "has_learnt_nothing", lambda *_: True)
+    monkeypatch.setattr(restarts, "is_stuck", lambda *_: True)
     trial = Trial(trained.config.replace(restarts=1))
     for _ in trial:
         pass

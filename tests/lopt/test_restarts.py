@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,7 +10,7 @@ from lopt import train
 from lopt.config import TrialConfig
 from lopt.engine import Engine
 from lopt.records import MEASURED_FIELDS
-from lopt.restarts import check_step, has_learnt_nothing, seed_of_start
+from lopt.restarts import check_step, is_stuck, seed_of_start
 from lopt.training import Trial
 
 STUCK = {"learning_rate": 1e-9, "max_steps": 6, "eval_every": 1}  # such a rate never leaves the loss of guessing
@@ -33,9 +34,13 @@ def results(record):
 
 def test_the_check_looks_at_training_losses_near_chance_only():
     chance, better = torch.tensor(math.log(2)), torch.tensor(0.9 * math.log(2))
-    assert has_learnt_nothing([chance], 1, 2) and not has_learnt_nothing([chance], 1, 5)
-    assert has_learnt_nothing([better] * 20 + [chance] * 20, 120, 2), "the last twenty of 120 steps count"
-    assert not has_learnt_nothing([chance] * 20 + [better] * 20, 120, 2)
+    balanced, four_of_five = np.array([0, 1]), np.array([0, 0, 0, 0, 1])
+    assert is_stuck([chance], 1, balanced, 10.0) and not is_stuck([better], 1, balanced, 10.0)
+    assert is_stuck([better] * 20 + [chance] * 20, 120, balanced, 10.0), "the last twenty of 120 steps count"
+    assert not is_stuck([chance] * 20 + [better] * 20, 120, balanced, 10.0)
+    assert is_stuck([torch.tensor(0.5)], 1, four_of_five, 10.0), "0.5 nats are the shares of the classes and no more"
+    for diverged in (20.0, math.nan, math.inf):
+        assert not is_stuck([torch.tensor(diverged)], 1, balanced, 10.0), "another start would diverge as well"
     assert (check_step(120), check_step(1)) == (60, 1)
     assert len({seed_of_start(seed, start) for seed in range(100) for start in range(10)}) == 1000
 
@@ -117,7 +122,7 @@ def test_packed_trials_begin_anew_as_alone(tiny, monkeypatch):
             torch.testing.assert_close(factor, other.factors[name])
 
 
-@pytest.mark.parametrize("method", ["lora", "fine_tuning", "dept", "lopt2", "ulpt"])
+@pytest.mark.parametrize("method", ["lora", "dept", "lopt2", "ulpt"])
 def test_every_method_can_begin_anew(tiny, method):
     from lopt import methods
 
@@ -137,3 +142,11 @@ def test_every_method_can_begin_anew(tiny, method):
 def test_a_wrong_number_is_refused_in_one_line(tiny, restarts):
     with pytest.raises(ValueError, match="restarts is"):
         tiny.replace(restarts=restarts)
+
+
+def test_fine_tuning_has_no_other_start(tiny):
+    settings = {"method": "fine_tuning", "rank": None, "length": None, "options": {}, **STUCK, "restarts": 1}
+    trial = learns_nothing(Trial(TrialConfig.from_dict({**tiny.to_dict(), **settings})), at_start=0)
+    for _ in trial:
+        pass
+    assert trial.finish().abandoned_starts == 0
