@@ -100,6 +100,7 @@ class Trial:
     materialised_parameters: int | None
     steps: int | None
     max_steps: int | None
+    abandoned_steps: int | None
     metric: str
     selection_score: float | None
     selection_accuracy: float | None

@@ -7,11 +7,15 @@ examples are used. Before that check the trial is not evaluated, and so writes n
 has cost counts as cost of the trial.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from lopt.types import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _CHECK_SHARE = 1 / 2  # of the steps. After a third, starts that ended well were still at chance (LOG.md)
 _WINDOW_SHARE = 1 / 6  # of the steps: the losses of the last steps that make up this share are averaged
@@ -25,6 +29,12 @@ def check_step(max_steps: int) -> int:
     return max(1, round(_CHECK_SHARE * max_steps))
 
 
+def first_evaluation(max_steps: int, eval_every: int, restarts: int | None) -> int:
+    """Return the step of a trial's first evaluation, which is at the check or after it if the trial may begin anew."""
+    first_step = check_step(max_steps) if restarts else 1
+    return min(max_steps, -(-first_step // eval_every) * eval_every)
+
+
 def is_stuck(losses: Sequence[Tensor], max_steps: int, labels: np.ndarray, loss_limit: float) -> bool:
     """Return whether a start has learnt nothing: its last losses are near that of guessing by the classes' shares.
 
@@ -33,6 +43,8 @@ def is_stuck(losses: Sequence[Tensor], max_steps: int, labels: np.ndarray, loss_
         labels: the classes of the training examples, `[N]`.
         loss_limit: a start with a higher mean loss has diverged, and another one would diverge as well.
     """
+    import numpy as np  # imported here, because a plan needs only the functions above
+
     last_losses = losses[-max(_LEAST_WINDOW, round(_WINDOW_SHARE * max_steps)) :]
     mean_loss = float(sum(last_losses) / len(last_losses))
     shares = np.bincount(labels) / len(labels)

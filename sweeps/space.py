@@ -15,8 +15,9 @@ from analysis.noninferiority import DEFAULT_MARGIN
 from lopt import methods
 from lopt.config import CONFIG_FIELDS, TrialConfig, name_without_path
 from lopt.ranges import Choice, Range, Real, Whole  # noqa: F401  # space files import Real from here
+from lopt.restarts import first_evaluation
 from sweeps import stopping
-from sweeps.space_checks import check_mapping, check_one_line, check_reference
+from sweeps.space_checks import check_count, check_mapping, check_margin, check_one_line, check_reference
 from sweeps.stopping import StoppingRule
 
 _FOLDER_FIELDS = ("task", "backbone")  # fields whose value may be a folder
@@ -25,7 +26,7 @@ RESOLVED_FIELDS = ("data_revision", "model_revision", "precision")
 _COUNT_FIELDS = ("trials", "confirm_seeds", "grace_steps", "reduction_factor")
 PLUGIN_DEFAULTS = {"sampler": "tpe", "stopping": "asha"}  # the default of each field that names a plugin
 SPACE_FIELDS = (*_COUNT_FIELDS, "margin", *PLUGIN_DEFAULTS)  # fields of a space that --set changes
-_MAX_COUNT, _MAX_CELLS = 1_000_000, 10_000
+_MAX_CELLS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +74,7 @@ class Space:
             are the steps grace_steps · reduction_factor^k.
         margin: A smaller prompt is as good as the reference if its accuracy is worse by less than this (a fraction).
         by_size: Whether a trial competes with trials of similar size (within a factor of two) instead of its cell.
-        sampler: Name of a sampler, which is a module in `sweeps.samplers`.
-        stopping: Name of a stopping rule, which is a module in `sweeps.stopping`.
+        sampler, stopping: Names of modules in `sweeps.samplers` and `sweeps.stopping`.
         reference: What the report compares smaller cells with, as values of fields of TrialConfig. If several cells of
             a task have these values, the one with the most trainable parameters is the reference.
     """
@@ -99,12 +99,8 @@ class Space:
         for name in ("name", "title", "profile"):
             check_one_line(f"{name} of a space", getattr(self, name))
         for name in _COUNT_FIELDS:
-            minimum = 2 if name == "reduction_factor" else 1
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= _MAX_COUNT:
-                raise ValueError(f"{name} is {value!r}; give a whole number from {minimum} to {_MAX_COUNT:,}")
-        if isinstance(self.margin, bool) or not isinstance(self.margin, int | float) or not 0 < self.margin < 1:
-            raise ValueError(f"margin is {self.margin!r}; give a fraction above 0 and below 1, such as 0.01 for 1 pp")
+            check_count(name, getattr(self, name), minimum=2 if name == "reduction_factor" else 1)
+        check_margin(self.margin)
         check_mapping(f"space {self.name}: `base`", self.base)
         check_mapping(f"space {self.name}: `axes`", self.axes)
         check_reference(f"space {self.name}: `reference`", self.reference)
@@ -151,11 +147,15 @@ class Space:
 
     def decision_steps(self, eval_every: int | None = None) -> list[int]:
         """Return the steps at which a trial that is evaluated every `eval_every` steps may be stopped."""
-        return self.stopping_rule().decision_steps(eval_every or int(self.base.get("eval_every", 100)))
+        every = eval_every or int(self.base.get("eval_every", 100))
+        first_step = first_evaluation(self.max_steps, every, self.base.get("restarts"))
+        return sorted({max(step, first_step) for step in self.stopping_rule().decision_steps(every)})
 
     def expected_steps(self, position: int) -> float:
         """Return the expected steps of the search trial at a position (from 1), if all trials are equally good."""
-        return self.stopping_rule().expected_steps(position, int(self.base.get("eval_every", 100)))
+        every = int(self.base.get("eval_every", 100))
+        first_step = first_evaluation(self.max_steps, every, self.base.get("restarts"))
+        return max(float(first_step), self.stopping_rule().expected_steps(position, every))
 
     def config(self, cell: Cell, point: Mapping[str, Any], *, seed: int) -> TrialConfig:
         """Return the configuration of a cell's trial at one point of its ranges.

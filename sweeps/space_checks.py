@@ -11,6 +11,21 @@ from lopt.registry import did_you_mean
 _NOT_IN_REFERENCE = ("task", "backbone", "shots", "seed", "data_revision", "model_revision", "options", "label_words")
 
 
+_MAX_COUNT = 1_000_000
+
+
+def check_count(name: str, count: object, minimum: int) -> None:
+    """Raise ValueError unless `count` is a whole number from `minimum` to a million."""
+    if isinstance(count, bool) or not isinstance(count, int) or not minimum <= count <= _MAX_COUNT:
+        raise ValueError(f"{name} is {count!r}; give a whole number from {minimum} to {_MAX_COUNT:,}")
+
+
+def check_margin(margin: object) -> None:
+    """Raise ValueError unless `margin` is a fraction between 0 and 1."""
+    if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 < margin < 1:
+        raise ValueError(f"margin is {margin!r}; give a fraction above 0 and below 1, such as 0.01 for 1 pp")
+
+
 def check_mapping(label: str, mapping: object) -> None:
     """Raise ValueError unless `mapping` is a mapping whose keys are names."""
     if not isinstance(mapping, Mapping) or not all(isinstance(name, str) for name in mapping):

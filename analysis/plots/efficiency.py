@@ -94,7 +94,8 @@ def _known_values(cell: Cell, read_value: Callable[[Trial], float | None]) -> li
 
 
 def _step_seconds(trial: Trial) -> float | None:
-    return trial.train_time_s / trial.steps if trial.train_time_s and trial.steps else None
+    steps = (trial.steps or 0) + (trial.abandoned_steps or 0)
+    return trial.train_time_s / steps if trial.train_time_s and steps else None
 
 
 def _examples_per_second(trial: Trial) -> float | None:

@@ -43,7 +43,7 @@ def _method_row(method: str, trials: list[Trial]) -> Row:
         size_count=len({(trial.cell, trial.length, trial.rank) for trial in trials}),
         search_trial_count=sum(trial.phase == "search" for trial in trials),
         confirm_trial_count=sum(trial.phase == "confirm" for trial in trials),
-        steps=sum(trial.steps or 0 for trial in trials),
+        steps=sum((trial.steps or 0) + (trial.abandoned_steps or 0) for trial in trials),
         tokens=sum(trial.tokens or 0 for trial in trials),
         device_hours=_device_hours(trials),
         peak_memory_bytes=max((trial.peak_memory_bytes for trial in trials if trial.peak_memory_bytes), default=None),

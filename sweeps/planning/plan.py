@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from lopt import methods
 from lopt.config import TrialConfig
+from lopt.restarts import check_step
 from sweeps.planning.points import search_trial_count
 from sweeps.space import Space
 
@@ -46,8 +47,9 @@ class Plan:
 
     @property
     def most_steps(self) -> int:
-        """Number of steps if no trial stops early."""
-        return (self.search_trial_count + (self.confirm_trial_count or 0)) * self.space.max_steps
+        """Number of steps if no trial stops early, and every trial begins anew as often as it may."""
+        confirm_count = 0 if self.space.by_size else self.space.confirm_seeds
+        return sum((cell.trial_count + confirm_count) * _most_steps_of(cell.sample_config) for cell in self.cells)
 
     @property
     def expected_steps(self) -> float:
@@ -58,6 +60,10 @@ class Plan:
             for trials_per_cell, cell_count in cell_count_by_trial_count.items()
         )
         return search_steps + (self.confirm_trial_count or 0) * self.space.max_steps
+
+
+def _most_steps_of(config: TrialConfig) -> int:
+    return config.max_steps + config.restarts * check_step(config.max_steps)
 
 
 def make_plan(space: Space) -> Plan:

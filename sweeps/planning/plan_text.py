@@ -79,12 +79,17 @@ def format_plan(plan: Plan, run: str, noise_by_task: NoiseByTask | None = None) 
 
 def _reference_text(space: Space) -> str:
     """Say what the report will compare smaller cells with, and by which margin."""
-    values = {name: value for name, value in space.reference.items() if name != "method"}
-    settings_text = " and ".join(f"{name} {value}" for name, value in values.items())
-    method_text = str(space.reference.get("method", "the cell"))
+    settings = [f"{name} {value}" for name, value in space.reference.items() if name != "method"]
+    cell_text = str(space.reference.get("method", "the cell")) + (f" with {' and '.join(settings)}" if settings else "")
+    fits = [
+        all(getattr(config, name) == value for name, value in space.reference.items())
+        for config in space.all_sample_configs
+    ]
+    if not any(fits) and not any("method" in cell.search for cell in space.cells):
+        return f"{cell_text}: no cell fits, so the report will have no answer"
     return (
-        f"{method_text}{f' with {settings_text}' if settings_text else ''}, the largest such cell of a task; a smaller "
-        f"cell is as good if it is worse by less than {100 * space.margin:g} pp"
+        f"{cell_text}, the largest such cell of a task; a smaller cell is as good if it is worse by less than "
+        f"{100 * space.margin:g} pp"
     )
 
 
@@ -126,7 +131,10 @@ def _optional_lines(plan: Plan) -> list[str]:
     most_restarts = max(config.restarts for config in configs)
     if most_restarts:
         count_text = "once" if most_restarts == 1 else f"{most_restarts} times"
-        lines.append(f"  restarts   at most {count_text}, if a start has learnt nothing after half of its steps")
+        lines.append(
+            f"  restarts   at most {count_text}, if a start has learnt nothing after half of its steps; no trial is "
+            "evaluated before"
+        )
     dropout_rates = sorted({f"{config.dropout:g}" for config in configs if config.dropout})
     if dropout_rates:
         lines.append(f"  dropout    {', '.join(dropout_rates)} in training; trials with dropout train alone")
