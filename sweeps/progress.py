@@ -74,8 +74,8 @@ class Progress(Listener):
         self._forget(job)
         self._done_count += 1
         self.status_counts[record.status] += 1
-        score = record.selection_score
-        if score is not None and (self._best_trial is None or score > (self._best_trial[0].selection_score or 0.0)):
+        score = _held_out_score(record)
+        if score is not None and (self._best_trial is None or score > (_held_out_score(self._best_trial[0]) or 0.0)):
             self._best_trial = (record, job.cell)
         self._draw(event_text=_describe_end(job, record))
 
@@ -156,7 +156,7 @@ def _describe_end(job: Job, record: TrialRecord) -> str:
         lines = str(error.get("message") or "").splitlines() or [""]
         return f"{job}: failed, {error.get('type')}: {cut_after_word(lines[0], 120)}"
     text = f"{job}: {record.status} at step {record.steps:,}"
-    if record.selection_score is not None:
+    if _held_out_score(record) is not None:
         text += f", {_format_score(record)} on held-out examples"
     if record.test_accuracy is not None:
         text += f", {100 * record.test_accuracy:.1f} % on {record.test_split}"
@@ -166,7 +166,13 @@ def _describe_end(job: Job, record: TrialRecord) -> str:
 def _format_score(record: TrialRecord) -> str:
     """Return a trial's best held-out score in percent, with the name of its metric unless that is accuracy."""
     metric_title = "" if record.metric == "accuracy" else f" {METRICS.get(record.metric, record.metric)}"
-    return f"{100 * (record.selection_score or 0.0):.1f} %{metric_title}"
+    return f"{100 * (_held_out_score(record) or 0.0):.1f} %{metric_title}"
+
+
+def _held_out_score(record: TrialRecord) -> float | None:
+    """Return a trial's score on the whole held-out part. If it was not scored there, return that of its best
+    evaluation."""
+    return record.selection_score if record.held_out_score is None else record.held_out_score
 
 
 def format_duration(seconds: float) -> str:
