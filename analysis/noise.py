@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 _Z_ONE_SIDED = 1.6449  # the 95 % quantile of the normal distribution
-_TOO_SMALL = "the spread of {} is too small to measure, so the least that could be measured is taken"
 Task = tuple[str, str]  # the backbone and the task, as in a trial's configuration
 
 
@@ -49,26 +48,25 @@ def measured_noise(group: Group) -> Noise | None:
     seed_variance = total_variance - on_one_example / examples
     # If seeds never differ on an example, two of them may still differ on 3/n of all examples (the rule of three).
     explained_variance = max(on_one_example, 1.5 / examples) / examples
-    seed_limit = (
-        _Z_ONE_SIDED * math.sqrt(2 / sum(len(values) - 1 for values in accuracies_by_cell)) * explained_variance
-    )
+    degrees = sum(len(accuracies) - 1 for accuracies in accuracies_by_cell)
+    seed_limit = _Z_ONE_SIDED * math.sqrt(2 / degrees) * explained_variance
     compared = comparisons(group)
     if isinstance(compared, Missing):
         example_variance, example_limit, cells_text = ASSUMED_NOISE.example_sd**2, 0.0, "is assumed"
     else:
         example_variance, example_limit, cells_text = _variance_of_differences(compared)
+    source = f"measured in {len(cells)} cells with {_seeds_text(cells)} of {_runs_text(cells)}"
+    source += f"; the spread of examples {cells_text}"
+    too_small = ["seeds"] * (seed_variance < seed_limit) + ["examples"] * (example_variance < example_limit)
+    if too_small:
+        source += (
+            f"; the spread of {' and '.join(too_small)} is too small to measure, so the limit of detection is taken"
+        )
     return Noise(
         seed_sd=math.sqrt(max(seed_variance, seed_limit)),
         seed_disagreement=2 * on_one_example,
         example_sd=math.sqrt(max(example_variance, example_limit)),
-        source="; ".join(
-            [
-                f"measured in {len(cells)} cells with {_seeds_text(cells)} of {_runs_text(cells)}",
-                *([_TOO_SMALL.format("seeds")] if seed_variance < seed_limit else []),
-                f"the spread of examples {cells_text}",
-                *([_TOO_SMALL.format("examples")] if example_variance < example_limit else []),
-            ]
-        ),
+        source=source,
     )
 
 

@@ -54,7 +54,12 @@ def short_text(design: Design) -> str:
     """Say in one line what a design can decide, for a plan with several numbers of test examples."""
     smallest = design.smallest_difference()
     told_text = pp(smallest) if smallest < 1 else "nothing below 100 pp"
-    text = f"{design.examples:,} test examples: tells {told_text}; shows a cell in {_chances_text(design)}"
+    half = design.margin / 2
+    equal_text, worse_text = ("equal cells", "cells") if design.cells > 1 else ("an equal cell", "one")
+    text = (
+        f"{design.examples:,} test examples: tells {told_text}; shows {equal_text} in {chance(design.power(0))}, "
+        f"{worse_text} {pp(half)} worse in {chance(design.power(half))}"
+    )
     if design.power(0) >= TARGET_POWER:
         return f"{text}."
     if design.with_unlimited_seeds.power(0) >= TARGET_POWER:
@@ -68,7 +73,7 @@ def _difference_text(design: Design) -> str:
     smallest = design.smallest_difference()
     if smallest >= 1:
         return f"no difference below 100 pp from the margin gets a verdict with a chance of {_TARGET_TEXT}"
-    condition = ", if all of them have it," if design.cells > 1 else ""
+    condition = ", if all smaller cells have it," if design.cells > 1 else ""
     return (
         f"the smallest difference from the margin that gets a verdict with a chance of {_TARGET_TEXT}{condition} is "
         f"{pp(smallest)}"

@@ -114,7 +114,7 @@ def decision_lines(plan: Plan, noise_by_task: NoiseByTask) -> list[str]:
         texts.append(
             f'"Tells": the smallest difference from the margin of {power_text.pp(plan.space.margin)} that gets a '
             f'verdict with a chance of 80 %, with {plan.space.confirm_seeds} seeds. "Shows": the chance to show a cell '
-            "as good. Both hold if all smaller cells have the same true difference."
+            "as good. Both are for smaller cells that all have the same true difference."
         )
     if any(comparison.smaller_cells is None for comparison in comparisons):
         texts.append("These numbers are for one smaller cell, because the sizes are searched; with more, chances fall.")
@@ -145,7 +145,7 @@ def decisions_to_dicts(plan: Plan, noise_by_task: NoiseByTask) -> list[dict[str,
     for comparison in planned_comparisons(plan):
         noise = noise_by_task.get((comparison.backbone, comparison.task), ASSUMED_NOISE)
         design = _design(plan, comparison, noise)
-        smallest = design and design.smallest_difference()
+        smallest = design.smallest_difference() if design else None
         results.append(
             {
                 "backbone": comparison.backbone,

@@ -79,6 +79,7 @@ def test_a_plan_with_several_tasks_has_one_line_for_each_number_of_test_examples
     assert len(sizes) > 1
     lines = [line for line in decision_lines(plan, {}) if "test examples" in line]
     assert len(lines) == len(sizes) < len(decisions_to_dicts(plan, {})) + 1
+    assert "all have the same true difference" in text_of(plan)
 
 
 def test_a_halved_split_and_a_subset_have_fewer_test_examples():
