@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from analysis import predictions
 from analysis.cells import Cell, Group, groups
-from analysis.comparisons import reference_cell
+from analysis.comparisons import Comparison, comparisons
 from analysis.load import load
 from analysis.power import ASSUMED_NOISE, Noise
+from analysis.registry import Missing
 from analysis.runs import READ_ERRORS, find_runs, load_run
 from analysis.stats import variance_between_examples
 from lopt.config import name_without_path
@@ -21,38 +22,51 @@ from lopt.locations import to_location
 if TYPE_CHECKING:
     import numpy as np
 
+_Z_ONE_SIDED = 1.6449  # the 95 % quantile of the normal distribution
 Task = tuple[str, str]  # the backbone and the task, as in a trial's configuration
 
 
 def measured_noise(group: Group) -> Noise | None:
     """Return the noise of a group's confirmed cells; None unless two of them have at least two seeds each.
 
-    The variance between seeds is pooled over the cells. The variance between examples is that of the difference of a
-    cell from the reference, averaged over the cells. From both, what the chance of single seeds on single examples
-    explains is subtracted. If predictions are missing, the part between examples is assumed.
+    The variance between seeds is pooled over the cells. The variance between examples is that of the difference from
+    the reference, averaged over the compared cells that are not shown to be worse. From both, what the chance of single
+    seeds on single examples explains is subtracted. A variance below its limit of detection is replaced by this limit.
+    If nothing was compared, the part between examples is assumed.
     """
     cells = [cell for cell in group.confirmed_cells if len(cell.confirmed_trials) > 1]
     if len(cells) < 2:
         return None
     examples = cells[0].confirmed_trials[0].test_n or 1
     accuracies_by_cell = [[trial.test_accuracy or 0.0 for trial in cell.confirmed_trials] for cell in cells]
-    seed_variance = _pooled([(variance(accuracies), len(accuracies) - 1) for accuracies in accuracies_by_cell])
-    cells_text = f"{len(cells)} cells with {_seeds_text(cells)} of {_runs_text(cells)}"
+    total_variance = _pooled([(variance(accuracies), len(accuracies) - 1) for accuracies in accuracies_by_cell])
     scores_or_none = [predictions.correct_by_trial(cell.confirmed_trials) for cell in cells]
     scores = [scores_SN for scores_SN in scores_or_none if scores_SN is not None]
-    if len(scores) < len(cells):
-        return Noise(
-            seed_sd=math.sqrt(seed_variance),
-            seed_disagreement=0.0,
-            example_sd=ASSUMED_NOISE.example_sd,
-            source=f"the spread of seeds is measured in {cells_text}, the spread of examples is assumed",
+    on_one_example = (
+        _pooled([(_variance_on_one_example(scores_SN), len(scores_SN) - 1) for scores_SN in scores]) if scores else 0.0
+    )
+    seed_variance = total_variance - on_one_example / examples
+    # If seeds never differ on an example, two of them may still differ on 3/n of all examples (the rule of three).
+    explained_variance = max(on_one_example, 1.5 / examples) / examples
+    degrees = sum(len(accuracies) - 1 for accuracies in accuracies_by_cell)
+    seed_limit = _Z_ONE_SIDED * math.sqrt(2 / degrees) * explained_variance
+    compared = comparisons(group)
+    if isinstance(compared, Missing):
+        example_variance, example_limit, cells_text = ASSUMED_NOISE.example_sd**2, 0.0, "is assumed"
+    else:
+        example_variance, example_limit, cells_text = _variance_of_differences(compared)
+    source = f"measured in {len(cells)} cells with {_seeds_text(cells)} of {_runs_text(cells)}"
+    source += f"; the spread of examples {cells_text}"
+    too_small = ["seeds"] * (seed_variance < seed_limit) + ["examples"] * (example_variance < example_limit)
+    if too_small:
+        source += (
+            f"; the spread of {' and '.join(too_small)} is too small to measure, so the limit of detection is taken"
         )
-    on_one_example = _pooled([(_variance_on_one_example(scores_SN), len(scores_SN) - 1) for scores_SN in scores])
     return Noise(
-        seed_sd=math.sqrt(max(0.0, seed_variance - on_one_example / examples)),
+        seed_sd=math.sqrt(max(seed_variance, seed_limit)),
         seed_disagreement=2 * on_one_example,
-        example_sd=math.sqrt(max(0.0, _variance_of_differences(cells, reference_cell(group)))),
-        source=f"measured in {cells_text}",
+        example_sd=math.sqrt(max(example_variance, example_limit)),
+        source=source,
     )
 
 
@@ -67,19 +81,31 @@ def _variance_on_one_example(scores_SN: np.ndarray) -> float:
     return float(scores_SN.var(axis=0, ddof=1).mean())
 
 
-def _variance_of_differences(cells: Sequence[Cell], reference: Cell | None) -> float:
-    """Return the variance between examples of the difference from the reference, which is the largest cell if None.
+def _variance_of_differences(compared: Sequence[Comparison]) -> tuple[float, float, str]:
+    """Return the variance between examples of the difference from the reference, for cells that are not worse.
 
-    The scores are means over many seeds. So the part of the variance that comes from the seeds at hand is subtracted.
+    A cell that is worse by d differs from the reference on a share d of the examples at least. So a cell that is shown
+    to be worse says little about an equal one. The scores are means over many seeds. So the part of the variance that
+    comes from the seeds at hand is subtracted.
+
+    Returns:
+        The variance, the least variance that can be told from 0 (by a one-sided test at 5 %), and the cells, in words.
     """
-    reference = reference if reference in cells else cells[-1]
-    variances = []
-    for cell in cells:
-        pair = predictions.correct_by_group(cell.confirmed_trials, reference.confirmed_trials) if reference else None
-        if cell is not reference and pair:
-            observed = variance_between_examples(pair[0].mean(axis=0) - pair[1].mean(axis=0))
-            variances.append(observed - sum(_variance_on_one_example(scores) / len(scores) for scores in pair))
-    return fmean(variances) if variances else ASSUMED_NOISE.example_sd**2
+    not_worse = [comparison for comparison in compared if comparison.verdict.outcome != "inferior"]
+    values = []
+    for comparison in not_worse or compared:
+        pair = predictions.correct_by_group(comparison.cell.confirmed_trials, comparison.reference.confirmed_trials)
+        if pair:
+            examples = pair[0].shape[1]
+            explained_variance = sum(_variance_on_one_example(scores) / len(scores) for scores in pair)
+            observed_variance = variance_between_examples(pair[0].mean(axis=0) - pair[1].mean(axis=0))
+            limit = max(_Z_ONE_SIDED * math.sqrt(2 / examples) * explained_variance, 3 / examples)
+            values.append((observed_variance - explained_variance, limit))
+    if not not_worse:
+        return *min(values), "in the smaller cell where it is smallest, because all are shown to be worse"
+    count_text = f"{len(values)} smaller cell{'s that are' if len(values) > 1 else ' that is'}"
+    means = fmean(value for value, _ in values), fmean(limit for _, limit in values)
+    return *means, f"in {count_text} not shown to be worse"
 
 
 def _seeds_text(cells: Sequence[Cell]) -> str:

@@ -32,6 +32,7 @@ class Curve:
 class Info:
     group: Group
     design: Design
+    seeds_text: str
     seeds: tuple[int, ...]
     curves: tuple[Curve, ...]
 
@@ -47,6 +48,7 @@ def compute(group: Group) -> Info | Missing:
     return Info(
         group=group,
         design=design,
+        seeds_text=power.seeds_text,
         seeds=seeds,
         curves=tuple(
             Curve(
@@ -95,12 +97,12 @@ def caption(info: Info) -> str:
     return (
         f"The chance to show that a cell is non-inferior within {pp(design.margin)} on {info.group.title}, against the "
         f"number of seeds of each cell, if {cells_text} the same true difference from the reference: none, or half the "
-        f"margin. The test examples stay as they are ({design.examples:,}). Markers: the {int(design.seeds)} seeds of "
-        "this design. Solid black line: 80 %. Dashed lines: the chance with unlimited seeds, which the test examples "
+        f"margin. The test examples stay as they are ({design.examples:,}). Markers: {info.seeds_text}. "
+        "Solid black line: 80 %. Dashed lines: the chance with unlimited seeds, which the test examples "
         "alone limit. The chances are simulated with the tests of this report: means are drawn from normal and "
         "variances from chi-squared distributions. Then one-sided tests are made at 2.5 %, which the cells share by "
         "Holm's method. Their critical value is the mean of Student's t for seeds and for examples, weighted by "
-        "the two parts of the variance (Cochran and Cox). No observed difference is used. "
+        "the two parts of the variance (Cochran and Cox). The true difference is assumed, not observed. "
         "There are no error bars, because the error of the simulation is about one point. "
         f"{noise_sentence(design.noise, design.examples)}"
     )

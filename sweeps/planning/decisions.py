@@ -114,7 +114,7 @@ def decision_lines(plan: Plan, noise_by_task: NoiseByTask) -> list[str]:
         texts.append(
             f'"Tells": the smallest difference from the margin of {power_text.pp(plan.space.margin)} that gets a '
             f'verdict with a chance of 80 %, with {plan.space.confirm_seeds} seeds. "Shows": the chance to show a cell '
-            "as good."
+            "as good. Both are for smaller cells that all have the same true difference."
         )
     if any(comparison.smaller_cells is None for comparison in comparisons):
         texts.append("These numbers are for one smaller cell, because the sizes are searched; with more, chances fall.")
@@ -137,13 +137,15 @@ def _labelled(texts: list[str]) -> list[str]:
 def decisions_to_dicts(plan: Plan, noise_by_task: NoiseByTask) -> list[dict[str, Any]]:
     """Return what each comparison of the plan can decide, as JSON objects.
 
-    Fractions are fractions of 1. A number is None where it is unknown, where nothing can be tested, or, for the
-    `…_needed`, where no number is enough.
+    Fractions are fractions of 1. The chances hold if all smaller cells have the same true difference. A number is None
+    where it is unknown, where nothing can be tested, or, for the `…_needed` and `smallest_difference`, where no number
+    is enough.
     """
     results = []
     for comparison in planned_comparisons(plan):
         noise = noise_by_task.get((comparison.backbone, comparison.task), ASSUMED_NOISE)
         design = _design(plan, comparison, noise)
+        smallest = design.smallest_difference() if design else None
         results.append(
             {
                 "backbone": comparison.backbone,
@@ -152,7 +154,7 @@ def decisions_to_dicts(plan: Plan, noise_by_task: NoiseByTask) -> list[dict[str,
                 "test_examples": comparison.examples,
                 "confirm_seeds": plan.space.confirm_seeds,
                 "smaller_cells": comparison.smaller_cells,
-                "smallest_difference": design and design.smallest_difference(),
+                "smallest_difference": smallest if smallest is not None and smallest < 1 else None,
                 "power_if_equal": design and design.power(0),
                 "power_at_half_margin": design and design.power(design.margin / 2),
                 "seeds_needed": design and design.seeds_needed(0),

@@ -32,15 +32,15 @@ def test_the_plan_says_what_the_design_can_tell():
     text = text_of(plan)
     assert text.startswith("  power      With 872 test examples, 5 seeds and 9 smaller cells, the smallest ")
     assert f"{100 * design.smallest_difference():.2g} pp." in text
-    assert "872 test examples cannot show 1 pp at any number of seeds" in text
+    assert "872 test examples keep this chance below 80 % at any number of seeds" in text
     assert "Noise (assumed)" in text
     assert 2 <= len(text.splitlines()) <= 4
 
 
 def test_a_design_that_can_answer_needs_no_advice():
     text = text_of(plan_of("ablation", margin="0.1"))
-    assert "more than 99 % if it equals the reference" in text
-    assert "cannot show" not in text and "To show" not in text
+    assert "more than 99 % if all smaller cells equal the reference" in text
+    assert "a chance of 80 % takes" not in text.lower()
 
 
 def test_a_design_with_too_few_seeds_says_how_many_are_enough():
@@ -57,6 +57,15 @@ def test_measured_noise_takes_the_place_of_the_assumed_one():
     assert decisions_to_dicts(plan, measured)[0]["power_if_equal"] > decisions_to_dicts(plan, {})[0]["power_if_equal"]
 
 
+def test_noise_that_no_margin_below_100_pp_outweighs_is_said_to_be_so():
+    noise = Noise(seed_sd=0.9, seed_disagreement=0.1, example_sd=0.15, source="invented")
+    noise_by_task = {("gpt2-large", "sst2"): noise}
+    plan = plan_of("ablation", seeds=2)
+    text = text_of(plan, noise_by_task)
+    assert "no difference below 100 pp" in text and "a margin of" not in text
+    assert decisions_to_dicts(plan, noise_by_task)[0]["smallest_difference"] is None
+
+
 def test_with_one_seed_nothing_can_be_tested():
     plan = plan_of("ablation", seeds=1)
     assert "nothing can be tested" in text_of(plan)
@@ -70,6 +79,7 @@ def test_a_plan_with_several_tasks_has_one_line_for_each_number_of_test_examples
     assert len(sizes) > 1
     lines = [line for line in decision_lines(plan, {}) if "test examples" in line]
     assert len(lines) == len(sizes) < len(decisions_to_dicts(plan, {})) + 1
+    assert "all have the same true difference" in text_of(plan)
 
 
 def test_a_halved_split_and_a_subset_have_fewer_test_examples():
