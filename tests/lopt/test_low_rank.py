@@ -138,7 +138,7 @@ VALID = {
     "key": "0" * 16,
     "singular_values": [2.0, 1.0, 0.5],
     "initial_singular_values": [1.0, 1.0, 0.0],
-    "stable_rank": 1.3,
+    "stable_rank": 1.3125,
     "initial_stable_rank": 2.0,
     "cuts": [{"rank": 1, "test_accuracy": 0.5, "test_n": 4}, {"rank": 2, "test_accuracy": 0.75, "test_n": 4}],
     "time_s": 0.5,
