@@ -37,7 +37,7 @@ def answers(group: Group, recommendation: Recommendation, best_cell: Cell | None
             ratio_text += f" {subject} shown to be better than the reference."
         return (
             f"{label_with_size(cell)} is shown to be as good as the reference, {name}, within {margin}. It reaches "
-            f"{percent(mean_accuracy(cell))} % on the test examples, and the reference reaches {accuracy} %. {ratio_text}",
+            f"{accuracy_text(cell)} on the test examples, and the reference reaches {accuracy} %. {ratio_text}",
             f"{label_with_size(cell)} is as good as the reference within {margin}",
         )
     if recommendation.outcome == "no prompt":
@@ -121,9 +121,7 @@ def _pending_smaller_cells(group: Group, reference: Cell) -> list[Cell]:
 def unconfirmed_cells(group: Group) -> list[Cell]:
     """Return the cells that are planned but not confirmed, without the reference."""
     return [
-        cell
-        for cell in group.cells
-        if cell.is_planned and not cell.accuracy and cell is not pending_reference(group)
+        cell for cell in group.cells if cell.is_planned and not cell.accuracy and cell is not pending_reference(group)
     ]
 
 
@@ -136,7 +134,8 @@ def reservation_texts(group: Group, cell: Cell) -> list[str]:
         (group.majority_accuracy, "for the majority class, so it is not shown to do better than that class"),
     )
     return [
-        f"The 95 % interval of {cell.label}, {bounds(cell.accuracy)}, is not wholly above the {percent(baseline)} % {text}."
+        f"The 95 % interval of {cell.label}, {bounds(cell.accuracy)}, is not wholly above the {percent(baseline)} % "
+        f"{text}."
         for baseline, text in baselines
         if baseline is not None and cell.accuracy.low <= baseline
     ]

@@ -102,7 +102,8 @@ def _details(group: Group, recommendation: Recommendation, best_cell: Cell | Non
         if reference and no_prompt is not None and not group.is_above_no_prompt(reference):
             details.append(
                 f"The reference is not above the {percent(no_prompt)} % of the model without a prompt, so to be as "
-                f"good as the reference is not enough. {cell.label} is shown to be above that, {_above_tests_text(group)}."
+                f"good as the reference is not enough. {cell.label} is shown to be above that, "
+                f"{_above_tests_text(group)}."
             )
     details += _verdict_texts(group, recommendation)
     if reference:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
 import numpy as np
 
 from analysis.cells import Cell, Group
@@ -263,8 +264,8 @@ def _lone_cells_text(info: Info) -> str:
     names = ", ".join(cell.label for cell in info.lone_cells)
     return (
         f"Cells with one seed have no share (–), because the variation between their seeds is unknown: {names}. In "
-        "the draws of the others they keep their one accuracy. The hypervolume has no interval, and differences between "
-        "methods leave these cells out."
+        "the draws of the others they keep their one accuracy. The hypervolume has no interval, and differences "
+        "between methods leave these cells out."
     )
 
 

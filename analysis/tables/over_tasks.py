@@ -208,8 +208,8 @@ def render(info: Info) -> Table:
             "quantiles of random draws: the mean accuracy plus an error of the seeds, from Student's t distribution, "
             "and an error of the examples, which are resampled once for all methods.",
             "Rank 1 is the best method on a task. The interval of the mean rank counts, on each task, the methods that "
-            "are certainly better and those that are certainly worse; the intervals of all its differences from the others "
-            "hold together with 95 % confidence.",
+            "are certainly better and those that are certainly worse; the intervals of all its differences from the "
+            "others hold together with 95 % confidence.",
             "The probability of improvement is the share of pairs, one run of the method and one of the reference, in "
             "which the method is higher; ties count one half, and the share is averaged over tasks (Agarwal et al. "
             "2021). Its interval contains the probabilities that the observed share does not contradict (Newcombe "

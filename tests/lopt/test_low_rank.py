@@ -169,6 +169,8 @@ def test_a_file_is_read_as_it_was_written():
         (("initial_singular_values", 1), float("nan"), "`initial_singular_values`"),
         (("stable_rank",), 10**400, "`stable_rank`"),
         (("initial_stable_rank",), None, "`initial_stable_rank`"),
+        (("stable_rank",), 1.4, "`stable_rank` is 1.4, but"),
+        (("initial_stable_rank",), 1.0, "`initial_stable_rank` is 1, but"),
         (("time_s",), True, "`time_s`"),
         (("cuts",), {}, "`cuts`"),
         (("cuts", 0), None, "`cuts`"),
