@@ -134,9 +134,9 @@ def _position_text(group: Group, recommendation: Recommendation) -> str:
     if not passed_over:
         return "It is the smallest cell for which this is shown."
     is_reference_above = recommendation.reference and group.is_above_no_prompt(recommendation.reference)
-    above, not_above = ("whose mean accuracy is above", "above it")
+    above, not_above = ("whose mean accuracy is above", "above no prompt")
     if not is_reference_above:
-        above, not_above = ("which is shown to be above", "shown to be above it")
+        above, not_above = ("which is shown to be above", "shown to be above no prompt")
     return (
         f"It is the smallest cell for which this is shown and {above} that without a prompt. As good as the reference, "
         f"but not {not_above}: {listed(passed_over)}."
@@ -158,7 +158,12 @@ def _tests_text(group: Group, recommendation: Recommendation) -> str:
     """Say by which tests cells are judged, and how often the tests err."""
     count, margin, level = len(recommendation.tested), margin_text(group), f"{100 * KIND_LEVEL:g} %"
     if count == 1:
-        beginning = "The smaller cell was compared with the reference on the same test examples, by two one-sided t "
+        subject = (
+            f"One of {1 + len(recommendation.untested)} smaller cells"
+            if recommendation.untested
+            else "The smaller cell"
+        )
+        beginning = f"{subject} was compared with the reference on the same test examples, by two one-sided t "
         correction, result = "", "this verdict"
     else:
         cells_text = "Both" if count == 2 else f"All {count}"

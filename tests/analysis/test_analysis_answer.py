@@ -116,7 +116,7 @@ def test_a_damaged_reference_is_named(store):
         load([path])
 
 
-def test_without_known_accuracy_of_no_prompt_nothing_is_said_of_it(store):
+def test_the_reason_for_the_smallest_cell_does_not_name_an_unknown_baseline(store):
     path = write_known_run(store, {REFERENCE: 0.85, FIRST: 0.80, SECOND: 0.85}, n=20_000, seeds=8)
     (path / "baselines.json").unlink()
     result = headline(only_group(path))
@@ -134,7 +134,7 @@ def test_cells_that_are_passed_over_are_named(store):
     assert result.recommendation.cell.rank == 2
     text = " ".join(result.details)
     assert "this is shown and which is shown to be above that without a prompt. As good as the reference, but" in text
-    assert "but not shown to be above it: LoPT-1 n=10 r=1." in text
+    assert "but not shown to be above no prompt: LoPT-1 n=10 r=1." in text
     assert "is wrong is at most 10 % in all" in text, "four kinds of statements have 2.5 % each"
 
 
