@@ -143,9 +143,12 @@ class Group:
     low_rank: Mapping[str, LowRank]
 
     @property
+    def backbone_title(self) -> str:
+        return BACKBONE_LABELS.get(self.backbone, self.backbone_name)
+
+    @property
     def title(self) -> str:
-        backbone = BACKBONE_LABELS.get(self.backbone, self.backbone_name)
-        return f"{self.task_title} with {backbone}" + (f" ({self.shots}-shot)" if self.shots else "")
+        return f"{self.task_title} with {self.backbone_title}" + (f" ({self.shots}-shot)" if self.shots else "")
 
     @cached_property
     def confirmed_cells(self) -> tuple[Cell, ...]:
@@ -297,24 +300,25 @@ def _build_cell(members: Sequence[PlannedCell | Trial], results: Results) -> Cel
         lost_seed_count=sum(
             not confirmed_configurations or trial.configuration in confirmed_configurations for trial in lost_trials
         ),
-        accuracy=_estimate_accuracy(confirmed_trials),
+        accuracy=estimate_accuracy(confirmed_trials),
         config=results.config([*confirmed_trials, *trials, *members][0]),
     )
 
 
-def _estimate_accuracy(confirmed_trials: Sequence[Trial]) -> Estimate | None:
+def estimate_accuracy(confirmed_trials: Sequence[Trial], level: float = 0.025) -> Estimate | None:
     """Estimate the accuracy from the predictions if all seeds have them.
 
-    Otherwise estimate it from the accuracies of the seeds alone, and the interval is wider.
+    Otherwise estimate it from the accuracies of the seeds alone, and the interval is wider. `level` is the probability
+    beyond each end of the interval.
     """
     accuracies = [trial.test_accuracy for trial in confirmed_trials if trial.test_accuracy is not None]
     if not accuracies:
         return None
     correct_SN = predictions.correct_by_trial(confirmed_trials) if len(accuracies) > 1 else None
     return (
-        estimate(accuracies, confirmed_trials[0].test_n or 0)
+        estimate(accuracies, confirmed_trials[0].test_n or 0, level)
         if correct_SN is None
-        else estimate_from_scores(correct_SN)
+        else estimate_from_scores(correct_SN, level=level)
     )
 
 

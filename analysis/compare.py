@@ -13,6 +13,7 @@ from analysis.frontier import (
     hypervolume,
     hypervolume_reference,
     interval_from_draws,
+    is_near_zero,
 )
 from analysis.noninferiority import Difference
 from analysis.notes import examples_text
@@ -123,7 +124,11 @@ def _hypervolume_difference(first: Group, second: Group, reference: tuple[float,
     first_draws_D = drawn_hypervolumes(sizes[:first_count], accuracies_DC[:, :first_count], reference)
     second_draws_D = drawn_hypervolumes(sizes[first_count:], accuracies_DC[:, first_count:], reference)
     difference = _group_hypervolume(second, reference) - _group_hypervolume(first, reference)
-    return interval_from_draws(difference, second_draws_D - first_draws_D)
+    return interval_from_draws(
+        difference,
+        second_draws_D - first_draws_D,
+        is_reflected=not (is_near_zero(first_draws_D) or is_near_zero(second_draws_D)),
+    )
 
 
 def comparison_table(comparison: GroupComparison) -> Table:

@@ -212,7 +212,25 @@ def drawn_hypervolumes(sizes: Sequence[float], accuracies_DC: np.ndarray, refere
     return heights_DC @ widths_C
 
 
-def interval_from_draws(value: float, draws_D: np.ndarray) -> Interval:
+def is_near_zero(hypervolumes_D: np.ndarray) -> bool:
+    """Return whether so many of the drawn hypervolumes are 0 that their interval may not be reflected."""
+    import numpy as np
+
+    return bool(np.quantile(hypervolumes_D, _REFLECTED_QUANTILES[0]) <= 0)
+
+
+def largest_hypervolume(sizes: Sequence[float], reference: tuple[float, float]) -> float:
+    """Return the hypervolume of cells of these sizes if all of them had an accuracy of 100 %."""
+    return hypervolume([(size, 1.0) for size in sizes], reference)
+
+
+def interval_from_draws(
+    value: float,
+    draws_D: np.ndarray,
+    limits: tuple[float, float] = (-math.inf, math.inf),
+    *,
+    is_reflected: bool = True,
+) -> Interval | None:
     """Return an estimate with the 95 % interval that its draws give by the basic (reflected) bootstrap.
 
     The best of several noisy accuracies is on average higher than the best of the true ones, and a draw adds noise once
@@ -222,14 +240,27 @@ def interval_from_draws(value: float, draws_D: np.ndarray) -> Interval:
     the bias of nearly equal cells only in part. In simulations of five cells, with quantiles of 2.5 % and 97.5 % the
     interval contained the truth in only 91 % of cases, and without reflection in 70 %.
 
+    A hypervolume cannot be negative. Near 0, draws that would be below it are 0, and the reflected interval is too
+    narrow: in simulations of three cells at the accuracy without a prompt, it contained the truth in 79 to 92 % of
+    cases. There the interval has to contain the two quantiles themselves as well (99 %).
+
     Args:
         value: the estimate from the observed accuracies.
         draws_D: the same quantity in each draw, `[draws]`.
+        limits: the lowest and the highest possible value. The interval is cut to them.
+        is_reflected: whether the reflected interval is enough (see `is_near_zero`).
+
+    Returns:
+        The interval, or None if it would have no width, because all draws are equal.
     """
     import numpy as np
 
-    lower_quantile, upper_quantile = np.quantile(draws_D, _REFLECTED_QUANTILES)
-    return Interval(value=value, low=float(2 * value - upper_quantile), high=float(2 * value - lower_quantile))
+    lower_quantile, upper_quantile = map(float, np.quantile(draws_D, _REFLECTED_QUANTILES))
+    low, high = 2 * value - upper_quantile, 2 * value - lower_quantile
+    if not is_reflected:
+        low, high = min(low, lower_quantile), max(high, upper_quantile)
+    low, high = max(low, limits[0]), min(high, limits[1])
+    return Interval(value=value, low=low, high=high) if low < high else None
 
 
 def best_within(cells: Sequence[Cell], budget: int) -> Cell | None:

@@ -1,17 +1,25 @@
 """The answer in plain words: how few parameters are enough. It claims no more than the data show."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+from analysis.answer_text import (
+    MIN_SEEDS,
+    accuracy_text,
+    answers,
+    best_text,
+    difference_text,
+    listed,
+    margin_text,
+    mean_accuracy,
+    reservation_texts,
+    unconfirmed_cells,
+)
 from analysis.cells import Cell, Group
-from analysis.comparisons import Comparison, cell_name, declared_text, pending_reference
+from analysis.comparisons import declared_text
 from analysis.frontier import best_within
 from analysis.low_rank import low_rank_details
 from analysis.recommendation import KIND_LEVEL, Recommendation, recommend
-from analysis.render import bounds, percent, with_minus_signs
-
-MIN_SEEDS = 3  # a result from fewer seeds is exploratory
-_MOST_NAMED = 6  # a sentence names at most so many cells; the table of tests has all of them
+from analysis.render import bounds, percent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +48,11 @@ def headline(group: Group) -> Headline:
     recommendation = recommend(group)
     cells = group.confirmed_cells
     best_cell = best_within(cells, max((cell.trainable_parameters or 0 for cell in cells), default=0))
-    answer, short_answer = _answers(group, recommendation, best_cell)
-    cells_of_answer = (recommendation.cell, recommendation.reference, best_cell)
-    fewest_seeds = min((cell.accuracy.seeds for cell in cells_of_answer if cell and cell.accuracy), default=0)
+    answer, short_answer = answers(group, recommendation, best_cell)
+    if recommendation.cell:
+        answer = " ".join([answer, *reservation_texts(group, recommendation.cell)])
+    seed_counts = [cell.accuracy.seeds for cell in _cells_of_answer(recommendation, best_cell) if cell.accuracy]
+    fewest_seeds = min(seed_counts, default=0)
     exploratory_warning = None
     if 0 < fewest_seeds < MIN_SEEDS:
         certainty = "unknown" if fewest_seeds == 1 else "hardly known"
@@ -60,96 +70,15 @@ def headline(group: Group) -> Headline:
     )
 
 
-def _answers(group: Group, recommendation: Recommendation, best_cell: Cell | None) -> tuple[str, str]:
-    """Return the answer, which continues "On TASK, ", and the short answer."""
-    margin, reference = _margin_text(group), recommendation.reference
-    if recommendation.outcome == "nothing confirmed":
-        return f"no trial is confirmed yet, so there is no result to report.{_search_text(group)}", "no result yet"
+def _cells_of_answer(recommendation: Recommendation, best_cell: Cell | None) -> list[Cell]:
+    """Return the cells whose accuracies the answer rests on."""
+    reference, tested_cells = recommendation.reference, [test.cell for test in recommendation.tested]
     if reference is None:
-        best_text = f" {_best_text(best_cell)}" if best_cell else ""
-        pending_cell = pending_reference(group)
-        reason = (
-            f"the reference, {cell_name(pending_cell)}, is planned but not confirmed"
-            if pending_cell
-            else f"no cell is the reference that the space declares ({declared_text(group)})"
-        )
-        return f"there is no answer yet, because {reason}.{best_text}", f"no answer yet, because {reason}"
-    name, accuracy = cell_name(reference), percent(_mean(reference))
-    no_prompt = percent(group.zero_shot_accuracy)
+        return [best_cell] if best_cell else []
     if recommendation.outcome == "smaller cell" and recommendation.cell:
-        cell = recommendation.cell
-        ratio_text = _ratio_text(cell, reference)
-        if recommendation.better:
-            count = len(recommendation.better)
-            subject = f"{count} smaller cells are" if count > 1 else "A smaller cell is"
-            ratio_text += f" {subject} shown to be better than the reference."
-        return (
-            f"{_label_with_size(cell)} is shown to be as good as the reference, {name}, within {margin}. It reaches "
-            f"{percent(_mean(cell))} % on the test examples, and the reference reaches {accuracy} %. {ratio_text}",
-            f"{_label_with_size(cell)} is as good as the reference within {margin}",
-        )
-    if recommendation.outcome == "no prompt":
-        return (
-            f"training has not been shown to help. The reference, {name}, reaches {accuracy} % on the test examples, "
-            f"and the model without a prompt reaches {no_prompt} %. No confirmed cell is above that with its whole "
-            "95 % interval, so no prompt is recommended.",
-            "no prompt, because training has not been shown to help",
-        )
-    if recommendation.outcome == "weak reference":
-        above_text = _listed(
-            [f"{_label_with_size(cell)}, {_accuracy_text(cell)}" for cell in recommendation.clearly_above]
-        )
-        return (
-            f"there is no answer, because the reference is no useful standard. The reference, {name}, reaches "
-            f"{accuracy} % on the test examples, which is not more than the {no_prompt} % of the model without a "
-            f"prompt. Cells whose whole 95 % interval is above that: {above_text}.",
-            "no answer, because the reference is not better than no prompt",
-        )
-    if recommendation.outcome == "nothing smaller":
-        return (
-            f"there is no answer, because no confirmed cell has fewer parameters than the reference, {name}. The "
-            f"reference reaches {accuracy} % on the test examples.",
-            "no answer, because no smaller cell is confirmed",
-        )
-    if recommendation.outcome == "untested":
-        return (
-            f"it is not decided whether fewer parameters than those of the reference, {name}, are enough, because no "
-            f"test is possible: {recommendation.missing_reason}. The reference reaches {accuracy} % on the test "
-            "examples.",
-            "not decided, because no test is possible",
-        )
-    return _reference_answers(group, recommendation, reference)
-
-
-def _reference_answers(group: Group, recommendation: Recommendation, reference: Cell) -> tuple[str, str]:
-    """Return the answer and the short answer if no smaller cell can be recommended."""
-    margin, name = _margin_text(group), cell_name(reference)
-    reference_text = (
-        f"The recommendation is the reference, which reaches {_accuracy_text(reference)} on the test examples."
-    )
-    no_prompt_text = f"the {percent(group.zero_shot_accuracy)} % of the model without a prompt"
-    below_labels = _listed([comparison.cell.label for comparison in recommendation.as_good])
-    undecided_cells = [*(comparison.cell for comparison in recommendation.undecided), *recommendation.untested]
-    if undecided_cells:
-        labels = _listed([cell.label for cell in undecided_cells])
-        kind = f"smaller cell that is above {no_prompt_text}" if below_labels else "smaller cell"
-        return (
-            f"it is not decided whether fewer parameters than those of the reference, {name}, are enough: no {kind} is "
-            f"shown to be as good within {margin}. {reference_text} Undecided: {labels}.",
-            "not decided, so the reference is recommended",
-        )
-    if not below_labels:
-        count = len(recommendation.worse)
-        subject = f"all {count} smaller cells are" if count > 1 else "the only smaller cell is"
-        return (
-            f"{subject} shown to be worse than the reference, {name}, by more than {margin}. {reference_text}",
-            f"the reference, because every smaller cell is shown to be worse by more than {margin}",
-        )
-    return (
-        f"no smaller cell is both shown to be as good as the reference, {name}, within {margin}, and above "
-        f"{no_prompt_text}. As good but not above it: {below_labels}. {reference_text}",
-        "the reference, because no smaller cell is both as good and above no prompt",
-    )
+        return [recommendation.cell, reference]
+    above_cells = recommendation.clearly_above if recommendation.outcome == "weak reference" else ()
+    return [reference, *(tested_cells or recommendation.untested), *above_cells]
 
 
 def _details(group: Group, recommendation: Recommendation, best_cell: Cell | None) -> list[str]:
@@ -165,47 +94,76 @@ def _details(group: Group, recommendation: Recommendation, best_cell: Cell | Non
         is_smallest = all(
             (cell.trainable_parameters or 0) <= (other.trainable_parameters or 0) for other in other_cells
         )
-        position = (
-            "No confirmed cell is smaller."
-            if is_smallest
-            else "It is the smallest cell for which this is shown and whose accuracy is above that without a prompt."
-        )
+        position = "No confirmed cell is smaller." if is_smallest else _position_text(group, recommendation)
         details.append(
-            f"{cell.label} minus the reference: {_difference_text(comparison)} on the same test examples. {position} "
+            f"{cell.label} minus the reference: {difference_text(comparison)} on the same test examples. {position} "
             "Because this test chose the cell, its test accuracy may be a little too high."
         )
         if reference and no_prompt is not None and not group.is_above_no_prompt(reference):
             details.append(
                 f"The reference is not above the {percent(no_prompt)} % of the model without a prompt, so to be as "
-                f"good as the reference is not enough. {cell.label} is above that with its whole 95 % interval."
+                f"good as the reference is not enough. {cell.label} is shown to be above that, "
+                f"{_above_tests_text(group)}."
             )
     details += _verdict_texts(group, recommendation)
     if reference:
         details += _reference_texts(group, recommendation, reference)
-    if best_cell and best_cell is not cell and best_cell is not reference:
-        details.append(_best_text(best_cell))
+    if recommendation.outcome == "weak reference":
+        details.append(f"A cell is shown to be above the accuracy without a prompt {_above_tests_text(group)}.")
+    if reference and best_cell and best_cell is not cell and best_cell is not reference:
+        details.append(best_text(best_cell))
     if chosen_cell := cell or best_cell:
         details.append(
             f"The learning rate and the step of each cell were chosen on {_selection_data_text(chosen_cell)}, not on "
             "the test examples."
         )
-    details += _baseline_texts(group, cell or reference or best_cell)
-    unconfirmed_cells = [
-        planned_cell
-        for planned_cell in group.cells
-        if planned_cell.is_planned and not planned_cell.accuracy and planned_cell is not pending_reference(group)
-    ]
-    if group.confirmed_cells and unconfirmed_cells:
-        labels = _listed([planned_cell.label for planned_cell in unconfirmed_cells])
+    if baselines_text := _baselines_text(group):
+        details.append(baselines_text)
+    if not cell and (shown_cell := reference or best_cell):
+        details += reservation_texts(group, shown_cell)
+    if group.confirmed_cells and unconfirmed_cells(group):
+        labels = listed([planned_cell.label for planned_cell in unconfirmed_cells(group)])
         details.append(f"Not known, because planned but not confirmed: {labels}.")
     return details
 
 
+def _position_text(group: Group, recommendation: Recommendation) -> str:
+    """Say why the recommended cell is preferred to those that are smaller."""
+    cells = [test.cell for test in recommendation.as_good]
+    passed_over = [cell.label for cell in cells[: cells.index(recommendation.cell)]] if recommendation.cell else []
+    if not passed_over:
+        return "It is the smallest cell for which this is shown."
+    is_reference_above = recommendation.reference and group.is_above_no_prompt(recommendation.reference)
+    above, not_above = ("whose mean accuracy is above", "above no prompt")
+    if not is_reference_above:
+        above, not_above = ("which is shown to be above", "shown to be above no prompt")
+    return (
+        f"It is the smallest cell for which this is shown and {above} that without a prompt. As good as the reference, "
+        f"but not {not_above}: {listed(passed_over)}."
+    )
+
+
+def _above_tests_text(group: Group) -> str:
+    """Say by which tests cells are shown to be above "no prompt"."""
+    count = len(group.confirmed_cells)
+    correction = f", which Bonferroni's method shares among the {count} confirmed cells" if count > 1 else ""
+    return (
+        f"by a one-sided test over seeds and examples. These tests have a level of {100 * KIND_LEVEL:g} % of their "
+        f"own{correction}. So the chance that anything that is said to be shown is wrong is at most "
+        f"{400 * KIND_LEVEL:g} % in all"
+    )
+
+
 def _tests_text(group: Group, recommendation: Recommendation) -> str:
     """Say by which tests cells are judged, and how often the tests err."""
-    count, margin, level = len(recommendation.tested), _margin_text(group), f"{100 * KIND_LEVEL:g} %"
+    count, margin, level = len(recommendation.tested), margin_text(group), f"{100 * KIND_LEVEL:g} %"
     if count == 1:
-        beginning = "The smaller cell was compared with the reference on the same test examples, by two one-sided t "
+        subject = (
+            f"One of {1 + len(recommendation.untested)} smaller cells"
+            if recommendation.untested
+            else "The smaller cell"
+        )
+        beginning = f"{subject} was compared with the reference on the same test examples, by two one-sided t "
         correction, result = "", "this verdict"
     else:
         cells_text = "Both" if count == 2 else f"All {count}"
@@ -218,13 +176,14 @@ def _tests_text(group: Group, recommendation: Recommendation) -> str:
         f"{beginning}tests over seeds and examples. One test is for being worse by less than {margin}, which is called "
         f'"as good". The other is for being worse by more than {margin}. Each has a level of {level}.{correction} So '
         f"the chance that {result} is wrong is at most {200 * KIND_LEVEL:g} %. Accuracy does not choose the reference: "
-        f"the space declares it ({declared_text(group)})."
+        f"the space declares it ({declared_text(group)}). In tables and figures it is called "
+        f"{recommendation.tested[0].reference.label}."
     )
 
 
 def _verdict_texts(group: Group, recommendation: Recommendation) -> list[str]:
     """Name the cells by what the tests showed of them, with their differences from the reference."""
-    margin = _margin_text(group)
+    margin = margin_text(group)
     shown_elsewhere = (recommendation.cell, *(test.cell for test in recommendation.better))
     other_cells = [test for test in recommendation.as_good if test.cell not in shown_elsewhere]
     count = len(recommendation.tested)
@@ -237,16 +196,16 @@ def _verdict_texts(group: Group, recommendation: Recommendation) -> list[str]:
         else (f"Shown to be as good as the reference within {margin}", other_cells),
     )
     texts = [
-        f"{text}: {_listed([f'{test.cell.label} ({_difference_text(test)})' for test in tests])}."
+        f"{text}: {listed([f'{test.cell.label} ({difference_text(test)})' for test in tests])}."
         for text, tests in texts_and_tests
         if tests
     ]
     if recommendation.outcome == "untested":
         cells = (*filter(None, (recommendation.reference,)), *recommendation.untested)
-        accuracies = [f"{cell.label} {_accuracy_text(cell)} {bounds(cell.accuracy)}" for cell in cells if cell.accuracy]
-        texts.append(f"Test accuracies with 95 % intervals, which no test compares: {_listed(accuracies)}.")
+        accuracies = [f"{cell.label} {accuracy_text(cell)} {bounds(cell.accuracy)}" for cell in cells if cell.accuracy]
+        texts.append(f"Test accuracies with 95 % intervals, which no test compares: {listed(accuracies)}.")
     if recommendation.tested and recommendation.untested:
-        labels = _listed([cell.label for cell in recommendation.untested])
+        labels = listed([cell.label for cell in recommendation.untested])
         texts.append(f"Not tested, for lack of two seeds or of predictions on the same test examples: {labels}.")
     return texts
 
@@ -255,75 +214,24 @@ def _reference_texts(group: Group, recommendation: Recommendation, reference: Ce
     """Say if the reference is a weak standard."""
     texts = []
     if recommendation.better:
-        better = _listed([f"{test.cell.label} ({_difference_text(test)})" for test in recommendation.better])
+        better = listed([f"{test.cell.label} ({difference_text(test)})" for test in recommendation.better])
         texts.append(
             f"Shown to be better than the reference, by one-sided tests at {100 * KIND_LEVEL:g} % of their own that "
-            f"Holm's method corrects: {better}. So the reference is not the best that can be reached here."
+            f"Holm's method corrects: {better}. So the reference is not the best that can be reached here. The chance "
+            f"that anything that is said to be shown against the reference is wrong is at most "
+            f"{300 * KIND_LEVEL:g} % in all."
         )
     other_cells = [cell for cell in group.confirmed_cells if cell is not reference]
-    if len(other_cells) > 1 and all(_mean(cell) > _mean(reference) for cell in other_cells):
+    if len(other_cells) > 1 and all(mean_accuracy(cell) > mean_accuracy(reference) for cell in other_cells):
         texts.append(f"The reference has the lowest test accuracy of all {len(other_cells) + 1} confirmed cells.")
     return texts
 
 
-def _baseline_texts(group: Group, cell: Cell | None) -> list[str]:
-    """Return the accuracies that need no training, and whether the cell's interval is above them."""
+def _baselines_text(group: Group) -> str:
+    """Return the accuracies that need no training, as far as they are known."""
     baselines = {"without a prompt": group.zero_shot_accuracy, "for the majority class": group.majority_accuracy}
-    known_baselines = {name: accuracy for name, accuracy in baselines.items() if accuracy is not None}
-    if not known_baselines:
-        return []
-    accuracies = " and ".join(f"{percent(accuracy)} % {name}" for name, accuracy in known_baselines.items())
-    text = f"For comparison, the accuracy is {accuracies}."
-    if cell and cell.accuracy and cell.accuracy.low <= max(known_baselines.values()):
-        text += (
-            f" The 95 % interval of {cell.label}, {bounds(cell.accuracy)}, is not wholly above these, so training it "
-            "has not been shown to help."
-        )
-    return [text]
-
-
-def _mean(cell: Cell) -> float:
-    assert cell.accuracy
-    return cell.accuracy.mean
-
-
-def _accuracy_text(cell: Cell) -> str:
-    return f"{percent(_mean(cell))} %"
-
-
-def _label_with_size(cell: Cell) -> str:
-    return f"{cell.label} ({cell.trainable_parameters:,} parameters)"
-
-
-def _best_text(cell: Cell) -> str:
-    return (
-        f"The best cell on the held-out data is {_label_with_size(cell)}. It reaches {_accuracy_text(cell)} on the "
-        "test examples."
-    )
-
-
-def _ratio_text(cell: Cell, reference: Cell) -> str:
-    ratio = (reference.trainable_parameters or 1) / (cell.trainable_parameters or 1)
-    number = f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:.1f}" if ratio >= 1.1 else f"{ratio:.2f}"
-    return f"It trains {number} times fewer parameters."
-
-
-def _margin_text(group: Group) -> str:
-    return f"{100 * group.margin:g} pp"
-
-
-def _difference_text(comparison: Comparison) -> str:
-    difference = comparison.verdict.difference
-    return with_minus_signs(
-        f"{100 * difference.mean:+.1f} pp, 95 % interval [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
-    )
-
-
-def _listed(texts: Sequence[str]) -> str:
-    """Join texts. If they are many, only the first are named, with the number of the others."""
-    separator = "; " if any("," in text for text in texts) else ", "
-    others = [f"and {len(texts) - _MOST_NAMED} more"] if len(texts) > _MOST_NAMED else []
-    return separator.join([*texts[:_MOST_NAMED], *others])
+    accuracies = [f"{percent(accuracy)} % {name}" for name, accuracy in baselines.items() if accuracy is not None]
+    return f"For comparison, the accuracy is {' and '.join(accuracies)}." if accuracies else ""
 
 
 def _selection_data_text(cell: Cell) -> str:
@@ -334,12 +242,3 @@ def _selection_data_text(cell: Cell) -> str:
     ((example_count, holdout),) = sizes_and_holdouts
     kind = "held-out training examples" if holdout == "train" else "examples of the reported split that are not scored"
     return f"{example_count:,} {kind}, each of which counts for {100 / example_count:.2g} pp"
-
-
-def _search_text(group: Group) -> str:
-    scored_cells = [cell for cell in group.cells if cell.selection_score is not None]
-    best_cell = max(scored_cells, key=lambda cell: cell.selection_score or 0.0, default=None)
-    if best_cell is None:
-        return ""
-    score_text = f"{percent(best_cell.selection_score)} % on the held-out data"
-    return f" The best search trial so far belongs to {best_cell.label}: {score_text}."

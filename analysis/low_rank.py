@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
 
-from analysis.cells import Cell, Group
+from analysis.cells import Cell, Group, estimate_accuracy
 from analysis.methods import method_label
-from analysis.records import grouped
+from analysis.records import Trial, grouped
 from analysis.registry import Missing
 from analysis.render import bounds, percent
 from analysis.stats import Estimate, estimate
@@ -22,12 +22,14 @@ class FullPromptRank:
     """How low-rank the confirmed full prompts of one cell are.
 
     Attributes:
-        seeds: the file of each confirmed seed that has one.
+        seeds: the file of each confirmed seed that has one that can be used.
+        left_out_keys: the keys of the confirmed seeds whose file does not fit their trial.
         factored_accuracies: for the confirmed cells of LoPT-1 with the same prompt length, (rank, accuracy), by rank.
     """
 
     cell: Cell
     seeds: tuple[LowRank, ...]
+    left_out_keys: tuple[str, ...]
     factored_accuracies: tuple[tuple[int, Estimate], ...]
 
     @property
@@ -42,7 +44,7 @@ class FullPromptRank:
 
     @cached_property
     def cut_accuracies(self) -> tuple[tuple[int, Estimate], ...]:
-        """(rank, accuracy) of the prompts after they were cut to this rank, by rank.
+        """(rank, accuracy) of the prompts after they were cut to this rank, by rank. Only ranks that all seeds have.
 
         The interval is `stats.estimate`, because the predictions of a cut prompt are not stored.
         """
@@ -50,7 +52,24 @@ class FullPromptRank:
         return tuple(
             (rank, estimate([cut.test_accuracy for cut in cuts], cuts[0].test_n))
             for rank, cuts in sorted(cuts_by_rank.items())
+            if len(cuts) == len(self.seeds)
         )
+
+    @cached_property
+    def uncut_accuracy(self) -> Estimate:
+        """The accuracy of the whole prompts of the same seeds."""
+        keys = {seed.key for seed in self.seeds}
+        accuracy = estimate_accuracy([trial for trial in self.cell.confirmed_trials if trial.key in keys])
+        assert accuracy
+        return accuracy
+
+    @property
+    def left_out_text(self) -> str:
+        """A sentence that names the files that do not fit their trial, or an empty text."""
+        if not self.left_out_keys:
+            return ""
+        files = ", ".join(f"low_rank/{key}.json" for key in self.left_out_keys)
+        return f"Left out, because the number of singular values or of examples is not that of the trial: {files}."
 
     @property
     def stable_rank(self) -> float:
@@ -70,17 +89,28 @@ def full_prompt_ranks(group: Group) -> tuple[FullPromptRank, ...] | Missing:
     """
     entries = []
     for cell in group.confirmed_cells:
-        seeds = tuple(group.low_rank[trial.key] for trial in cell.confirmed_trials if trial.key in group.low_rank)
-        if any(seed.cuts for seed in seeds):
-            entries.append(
-                FullPromptRank(cell=cell, seeds=seeds, factored_accuracies=_factored_accuracies(group, cell.length))
-            )
+        pairs = [(trial, group.low_rank[trial.key]) for trial in cell.confirmed_trials if trial.key in group.low_rank]
+        entry = FullPromptRank(
+            cell=cell,
+            seeds=tuple(low_rank for trial, low_rank in pairs if _fits(low_rank, trial)),
+            left_out_keys=tuple(trial.key for trial, low_rank in pairs if not _fits(low_rank, trial)),
+            factored_accuracies=_factored_accuracies(group, cell.length),
+        )
+        if entry.cut_accuracies:
+            entries.append(entry)
     if not entries:
         return Missing("it needs confirmed full prompts with files low_rank/KEY.json")
     entries.sort(
         key=lambda entry: (-len(entry.factored_accuracies), -(entry.cell.trainable_parameters or 0), entry.cell.name)
     )
     return tuple(entries)
+
+
+def _fits(low_rank: LowRank, trial: Trial) -> bool:
+    """Return whether a file has as many singular values as the prompt of its trial, and as many test examples."""
+    length, number_count = trial.length or 0, trial.materialised_parameters or 0
+    value_count = min(length, number_count // length) if length and number_count else len(low_rank.singular_values)
+    return len(low_rank.singular_values) == value_count and all(cut.test_n == trial.test_n for cut in low_rank.cuts)
 
 
 def _factored_accuracies(group: Group, length: int | None) -> tuple[tuple[int, Estimate], ...]:
@@ -110,7 +140,7 @@ def low_rank_details(group: Group) -> list[str]:
     )
     cut_text = (
         f"Cut to rank {rank} after training, {they} {reach} {_accuracy_text(cut_accuracy_by_rank[rank])} on the test "
-        f"examples, and uncut {_accuracy_text(entry.cell.accuracy)}."
+        f"examples, and uncut {_accuracy_text(entry.uncut_accuracy)}."
     )
     factored_text = (
         f"{method_label(FACTORED)} of the same length, trained at rank {rank}, reaches "
@@ -118,9 +148,9 @@ def low_rank_details(group: Group) -> list[str]:
         if rank in factored_accuracy_by_rank
         else f"No {method_label(FACTORED)} of the same length is confirmed at rank {rank}."
     )
-    return [f"{rank_text} {cut_text} {factored_text} The brackets are 95 % intervals."]
+    sentences = [rank_text, cut_text, factored_text, "The brackets are 95 % intervals.", entry.left_out_text]
+    return [" ".join(filter(None, sentences))]
 
 
-def _accuracy_text(accuracy: Estimate | None) -> str:
-    assert accuracy
+def _accuracy_text(accuracy: Estimate) -> str:
     return f"{percent(accuracy.mean)} % {bounds(accuracy)}"

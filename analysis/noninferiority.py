@@ -58,7 +58,7 @@ class Difference:
 
     def __str__(self) -> str:
         """Return the difference in percentage points, with the interval."""
-        return f"{100 * self.mean:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+        return f"{100 * self.mean:+z.1f} [{100 * self.low:+z.1f}, {100 * self.high:+z.1f}]"
 
     def p_non_inferior(self, margin: float) -> float:
         """Return the p value of the test for non-inferiority. A small p shows "not worse by more than the margin"."""

@@ -197,7 +197,7 @@ def _make_overview(sections: Sequence[Section], tables: dict[str, TableSpec], wr
     groups_of_tasks = [section.group for section in sections]
     items = [writer.make_item(spec, groups_of_tasks, suffix) for spec in tables.values() if spec.across]
     first_group = groups_of_tasks[0]
-    title = f"All tasks with {first_group.backbone_name}" + (
+    title = f"All tasks with {first_group.backbone_title}" + (
         f" ({_shots_text(first_group)})" if first_group.shots else ""
     )
     return Overview(

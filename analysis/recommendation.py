@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from analysis.cells import Cell, Group
+from analysis.cells import Cell, Group, estimate_accuracy
 from analysis.comparisons import Comparison, comparisons, pending_reference, reference_cell, smaller_cells
 from analysis.noninferiority import KIND_LEVEL, correct_p_values
 from analysis.registry import Missing
@@ -36,9 +36,11 @@ class Recommendation:
         cell: the recommended cell. None if no prompt is recommended, or if there is no recommendation.
         reference: the confirmed reference; None if there is none.
         as_good, worse, undecided: the comparisons of smaller cells by their verdict, smallest first.
-        better: the comparisons of the cells that are shown to be better than the reference, by a test of their own.
+        better: the comparisons of the cells that are shown to be better than the reference, by a test of their own,
+            at `KIND_LEVEL` over all cells.
         untested: the smaller cells without a test.
-        clearly_above: the confirmed cells whose whole 95 % interval is above "no prompt". Empty if that is not known.
+        clearly_above: the confirmed cells that are shown to be above "no prompt", by tests at `KIND_LEVEL` over all
+            confirmed cells. Empty if "no prompt" is not known.
         missing_reason: why no test was possible, or None.
     """
 
@@ -62,18 +64,13 @@ def recommend(group: Group) -> Recommendation:
     """Recommend the smallest cell that is shown to be non-inferior to the reference and is above "no prompt".
 
     If there is none, recommend the reference. If the reference is not above "no prompt", a smaller cell has to be above
-    it with its whole 95 % interval, and without such a cell no prompt is recommended.
+    it by a test, and without such a cell no prompt is recommended.
     """
     reference = reference_cell(group)
     family = comparisons(group)
     tests = () if isinstance(family, Missing) else family
     tested_cells = [comparison.cell for comparison in tests]
-    no_prompt = group.zero_shot_accuracy
-    clearly_above = tuple(
-        cell
-        for cell in group.confirmed_cells
-        if no_prompt is not None and cell.accuracy is not None and cell.accuracy.low > no_prompt
-    )
+    clearly_above = _shown_above_no_prompt(group)
     as_good = tuple(comparison for comparison in tests if comparison.verdict.outcome == "non-inferior")
     worse = tuple(comparison for comparison in tests if comparison.verdict.outcome == "inferior")
     outcome, cell = _choose(group, reference, as_good, clearly_above, bool(tests))
@@ -112,6 +109,18 @@ def _choose(
     if not smaller_cells(group):
         return "nothing smaller", reference
     return ("reference" if has_tests else "untested"), reference
+
+
+def _shown_above_no_prompt(group: Group) -> tuple[Cell, ...]:
+    """Return the confirmed cells that are shown to be above "no prompt". The level is shared by Bonferroni's method.
+
+    A cell is shown to be above it if the interval that leaves out its part of the level at each end is above it.
+    """
+    no_prompt, cells = group.zero_shot_accuracy, group.confirmed_cells
+    if no_prompt is None or not cells:
+        return ()
+    estimates = [estimate_accuracy(cell.confirmed_trials, KIND_LEVEL / len(cells)) for cell in cells]
+    return tuple(cell for cell, value in zip(cells, estimates, strict=True) if value and value.low > no_prompt)
 
 
 def _shown_better(tests: tuple[Comparison, ...]) -> tuple[Comparison, ...]:

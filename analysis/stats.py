@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,12 +30,13 @@ class Estimate:
         return self.low <= other.high and other.low <= self.high
 
 
-def wilson_interval(accuracy: float, test_n: int) -> tuple[float, float]:
-    """Return the 95 % Wilson score interval of a proportion seen on `test_n` examples.
+def wilson_interval(accuracy: float, test_n: int, level: float = 0.025) -> tuple[float, float]:
+    """Return the Wilson score interval of a proportion seen on `test_n` examples.
 
     Args:
         accuracy: the proportion, a fraction.
         test_n: number of examples.
+        level: the probability beyond each end; 0.025 gives the 95 % interval.
 
     Returns:
         Low and high end of the interval, as fractions.
@@ -46,9 +48,10 @@ def wilson_interval(accuracy: float, test_n: int) -> tuple[float, float]:
         raise ValueError(
             f"accuracy {accuracy} of {test_n} examples: need a fraction in [0, 1] and at least one example"
         )
-    shrink = 1 / (1 + Z95**2 / test_n)
-    interval_centre = shrink * (accuracy + Z95**2 / (2 * test_n))
-    half_width = shrink * Z95 * math.sqrt(accuracy * (1 - accuracy) / test_n + Z95**2 / (4 * test_n * test_n))
+    quantile = Z95 if level == 0.025 else NormalDist().inv_cdf(1 - level)
+    shrink = 1 / (1 + quantile**2 / test_n)
+    interval_centre = shrink * (accuracy + quantile**2 / (2 * test_n))
+    half_width = shrink * quantile * math.sqrt(accuracy * (1 - accuracy) / test_n + quantile**2 / (4 * test_n**2))
     # Near 0 and 1, rounding could otherwise leave the proportion outside its interval.
     return max(0.0, min(accuracy, interval_centre - half_width)), min(1.0, max(accuracy, interval_centre + half_width))
 
@@ -112,7 +115,7 @@ def upper_tail(
     return np.where(np.asarray(statistic) > 0, p_value, 1 - p_value)
 
 
-def estimate(accuracies: Sequence[float], test_n: int) -> Estimate:
+def estimate(accuracies: Sequence[float], test_n: int, level: float = 0.025) -> Estimate:
     """Return the mean over seeds with a 95 % interval, if only the accuracy of each seed is known.
 
     With one seed, it is the Wilson interval of that seed's accuracy. The variance between seeds is then unknown.
@@ -126,6 +129,7 @@ def estimate(accuracies: Sequence[float], test_n: int) -> Estimate:
     Args:
         accuracies: accuracy of each seed, as a fraction.
         test_n: number of examples on which each seed was scored.
+        level: the probability beyond each end; 0.025 gives the 95 % interval.
 
     Returns:
         Mean and interval as fractions. The interval is cut to [0, 1].
@@ -137,15 +141,15 @@ def estimate(accuracies: Sequence[float], test_n: int) -> Estimate:
         raise ValueError("no accuracies: need at least one seed")
     seed_count = len(accuracies)
     mean = min(1.0, math.fsum(accuracies) / seed_count)
-    low, high = wilson_interval(mean, test_n)
+    low, high = wilson_interval(mean, test_n, level)
     if seed_count > 1:
         seed_variance = math.fsum((accuracy - mean) ** 2 for accuracy in accuracies) / (seed_count - 1)
-        half_width = _half_width(seed_variance / seed_count, mean * (1 - mean) / test_n, seed_count, test_n)
+        half_width = _half_width(seed_variance / seed_count, mean * (1 - mean) / test_n, seed_count, test_n, level)
         low, high = max(0.0, min(low, mean - half_width)), min(1.0, max(high, mean + half_width))
     return Estimate(mean=mean, low=low, high=high, seeds=seed_count, test_n=test_n)
 
 
-def _half_width(seed_part: float, example_part: float, seed_count: int, test_n: int) -> float:
+def _half_width(seed_part: float, example_part: float, seed_count: int, test_n: int, level: float) -> float:
     """Return c · sqrt(a + b) as in `estimate`.
 
     Args:
@@ -154,7 +158,7 @@ def _half_width(seed_part: float, example_part: float, seed_count: int, test_n: 
     """
     variance = seed_part + example_part
     seed_share = seed_part / variance if variance else 0.0
-    quantile = critical_value(0.025, seed_share, max(1, seed_count - 1), max(1, test_n - 1))
+    quantile = critical_value(level, seed_share, max(1, seed_count - 1), max(1, test_n - 1))
     return float(quantile) * math.sqrt(variance)
 
 
@@ -205,7 +209,7 @@ def guard_variance(example_count: int, span: float = 1.0) -> float:
     return (Z95 * span / example_count) ** 2
 
 
-def estimate_from_scores(scores_SN: np.ndarray, *, span: float = 1.0) -> Estimate:
+def estimate_from_scores(scores_SN: np.ndarray, *, span: float = 1.0, level: float = 0.025) -> Estimate:
     """Return the mean over seeds with a 95 % interval.
 
     Seeds and examples are both random, and every seed is scored on every example. So the variance of the mean is a + b.
@@ -223,6 +227,7 @@ def estimate_from_scores(scores_SN: np.ndarray, *, span: float = 1.0) -> Estimat
         scores_SN: the score of a seed on an example, `[seeds, examples]`. It is 1 for right and 0 for wrong, or any
             real number.
         span: the largest possible difference between two scores.
+        level: the probability beyond each end; 0.025 gives the 95 % interval.
 
     Raises:
         ValueError: `check_scores` raises it.
@@ -235,15 +240,15 @@ def estimate_from_scores(scores_SN: np.ndarray, *, span: float = 1.0) -> Estimat
     example_variance = max(0.0, variance_between_examples(scores_SN.mean(axis=0)) - noise_of_seeds) / test_n
     if not ((scores_SN == 0) | (scores_SN == 1)).all() or span != 1:
         half_width = _half_width(
-            seed_variance / seed_count, example_variance + guard_variance(test_n, span), seed_count, test_n
+            seed_variance / seed_count, example_variance + guard_variance(test_n, span), seed_count, test_n, level
         )
         return Estimate(mean=mean, low=mean - half_width, high=mean + half_width, seeds=seed_count, test_n=test_n)
-    wilson_low, wilson_high = wilson_interval(mean, test_n)
+    wilson_low, wilson_high = wilson_interval(mean, test_n, level)
     if seed_count == 1 or mean in (0.0, 1.0):  # there is no variance to estimate
         return Estimate(mean=mean, low=wilson_low, high=wilson_high, seeds=seed_count, test_n=test_n)
     from scipy.special import expit, logit  # imported here, because it is slow and --help does not need it
 
-    half_width = _half_width(seed_variance / seed_count, example_variance, seed_count, test_n)
+    half_width = _half_width(seed_variance / seed_count, example_variance, seed_count, test_n, level)
     half_width /= mean * (1 - mean)  # in logits
     low, high = float(expit(logit(mean) - half_width)), float(expit(logit(mean) + half_width))
     if test_n * min(mean, 1 - mean) < _MIN_EXAMPLES:

@@ -100,6 +100,12 @@ class LowRank:
             raise ValueError(f"the ranks of its cuts are {ranks}")
         if len({cut.test_n for cut in self.cuts}) > 1:
             raise ValueError("its cuts were scored on different numbers of examples")
+        for name, values, rank in (
+            ("stable_rank", self.singular_values, self.stable_rank),
+            ("initial_stable_rank", self.initial_singular_values, self.initial_stable_rank),
+        ):
+            if not math.isclose(rank, stable_rank(values), rel_tol=1e-3):
+                raise ValueError(f"`{name}` is {rank:g}, but the singular values have {stable_rank(values):g}")
 
 
 def singular_values(matrix: Tensor) -> tuple[float, ...]:

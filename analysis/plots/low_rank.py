@@ -80,8 +80,7 @@ def _draw_singular_values(axes: Axes, values_SK: Sequence[Sequence[float]], colo
 
 
 def _draw_accuracies(axes: Axes, info: Info) -> None:
-    entry, full_accuracy = info.entry, info.entry.cell.accuracy
-    assert full_accuracy
+    entry, full_accuracy = info.entry, info.entry.uncut_accuracy
     ranks = sorted({rank for rank, _ in (*entry.cut_accuracies, *entry.factored_accuracies)})
     style.log2_axis(axes, ranks[0] / 1.25, ranks[-1] * 1.25, ranks)
     axes.set_xlabel("rank r")
@@ -125,8 +124,7 @@ def _draw_line(
 
 
 def caption(info: Info) -> str:
-    entry, full_accuracy = info.entry, info.entry.cell.accuracy
-    assert full_accuracy
+    entry, full_accuracy = info.entry, info.entry.uncut_accuracy
     sentences = [
         f"Is a trained full prompt low-rank? {entry.cell.label} on {info.group.title}, {entry.seeds_text}. Left: the "
         "singular values of the trained prompt X and of its initial values, each divided by the largest."
@@ -145,8 +143,8 @@ def caption(info: Info) -> str:
         )
     estimates = [full_accuracy, *(accuracy for _, accuracy in (*entry.cut_accuracies, *entry.factored_accuracies))]
     sentences += [
-        "The dashed line is the whole prompt, and the grey band is its interval. Each point is the mean over a cell's "
-        "confirmed seeds; the bar is its 95 % interval.",
+        f"The dashed line is the whole prompt of the same {entry.seeds_text}, and the grey band is its interval. Each "
+        "point is the mean over the seeds; the bar is its 95 % interval.",
         intervals_note(estimates),
     ]
     if len(entry.seeds) > 1:
@@ -154,6 +152,7 @@ def caption(info: Info) -> str:
             "The interval of a cut prompt comes from the accuracies of its seeds alone, because its predictions are "
             "not stored, and can be wider for that reason."
         )
+    sentences += filter(None, [entry.left_out_text])
     if len(info.entries) > 1:
         others = ", ".join(other.cell.label for other in info.entries[1:])
         sentences.append(f"The data file also has {others}.")
@@ -170,8 +169,7 @@ def data(info: Info) -> list[Row]:
             for prompt, values in (("trained", seed.singular_values), ("initial", seed.initial_singular_values))
             for index, value in enumerate(values, start=1)
         ]
-        assert entry.cell.accuracy
-        rows.append({**cell_columns, "prompt": "whole", **data_columns(entry.cell.accuracy)})
+        rows.append({**cell_columns, "prompt": "whole", **data_columns(entry.uncut_accuracy)})
         rows += [
             {**cell_columns, "prompt": prompt, "rank": rank, **data_columns(accuracy)}
             for prompt, accuracies in (("cut", entry.cut_accuracies), (FACTORED, entry.factored_accuracies))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from analysis.cells import Cell, Group
 from analysis.frontier import (
@@ -17,15 +18,14 @@ from analysis.frontier import (
     hypervolume,
     hypervolume_reference,
     interval_from_draws,
+    is_near_zero,
+    largest_hypervolume,
     pareto_indices,
 )
 from analysis.methods import FULL_PROMPT, method_label
 from analysis.registry import Missing, TableSpec
 from analysis.render import Column, Table, accuracy_column, count, interval, percent, with_minus_signs
 from analysis.stats import intervals_note
-
-if TYPE_CHECKING:
-    import numpy as np
 
 _LEAST_SHARE = 0.05  # a cell that is on the frontier in a smaller share of the draws has no row
 
@@ -37,7 +37,7 @@ class Row:
     Attributes:
         parameter_counts: the three counts. A count that is not known is None.
         frontier_shares: for each count, the share of the draws in which the cell is on the frontier by that count. It
-            is None if the cell has fewer than two seeds, or if the count is not known for every cell that has them.
+            is None if the cell has fewer than two seeds, or if the count is not known for every cell.
         is_always: for each count, whether the cell is on every frontier, because it alone has the fewest parameters and
             the accuracy without a prompt is not known.
         is_on_frontier: whether the cell is on the frontier of the mean accuracies, by trainable parameters.
@@ -55,10 +55,12 @@ class Info:
     """The table's content.
 
     Attributes:
-        hypervolume: the hypervolume of all cells. Its interval is None if a cell has fewer than two seeds.
-        gains: for each other method, the hypervolume of its cells minus that of prompt tuning's cells.
+        hypervolume: the hypervolume of all cells. Its interval is None if a cell has fewer than two seeds, or if the
+            draws do not vary.
+        gains: for each other method, the hypervolume of its cells minus that of prompt tuning's cells. Only cells with
+            two seeds count. A method is missing if the draws do not vary.
         reference: the most parameters and the lowest accuracy that count in the hypervolume.
-        lone_cells: the cells with fewer than two seeds. They have no share and take no part in the draws.
+        lone_cells: the cells with fewer than two seeds. They have no share. In the draws, they keep their mean.
     """
 
     group: Group
@@ -127,13 +129,17 @@ def _shares(
     accuracies_DC: np.ndarray | None,
     no_prompt_accuracy: float | None,
 ) -> list[float | None]:
-    """Return the share of each cell by one count of parameters, as in `Row.frontier_shares`."""
-    drawn_counts = [number for cell, number in zip(cells, counts_of_cells, strict=True) if has_draws(cell)]
-    known_counts = [number for number in drawn_counts if number is not None]
-    if accuracies_DC is None or len(known_counts) < len(drawn_counts):
+    """Return the share of each cell by one count of parameters, as in `Row.frontier_shares`.
+
+    A cell with one seed cannot be drawn. It keeps its mean in all draws, so that it can still beat others.
+    """
+    known_counts = [number for number in counts_of_cells if number is not None]
+    if accuracies_DC is None or len(known_counts) < len(cells):
         return [None] * len(cells)
-    shares = iter(frontier_shares(known_counts, accuracies_DC, no_prompt_accuracy))
-    return [next(shares) if has_draws(cell) else None for cell in cells]
+    all_accuracies_DC = np.tile([cell.accuracy.mean for cell in cells if cell.accuracy], (len(accuracies_DC), 1))
+    all_accuracies_DC[:, [has_draws(cell) for cell in cells]] = accuracies_DC
+    shares = frontier_shares(known_counts, all_accuracies_DC, no_prompt_accuracy)
+    return [share if has_draws(cell) else None for cell, share in zip(cells, shares, strict=True)]
 
 
 def _hypervolume_interval(
@@ -142,8 +148,10 @@ def _hypervolume_interval(
     if accuracies_DC is None or accuracies_DC.shape[1] < len(cells):
         return None
     points = _points(cells)
-    draws_D = drawn_hypervolumes([parameters for parameters, _ in points], accuracies_DC, reference)
-    return interval_from_draws(hypervolume(points, reference), draws_D)
+    sizes = [parameters for parameters, _ in points]
+    draws_D = drawn_hypervolumes(sizes, accuracies_DC, reference)
+    limits = 0.0, largest_hypervolume(sizes, reference)
+    return interval_from_draws(hypervolume(points, reference), draws_D, limits, is_reflected=not is_near_zero(draws_D))
 
 
 def _gains(
@@ -162,11 +170,17 @@ def _gains(
         return hypervolume(points, reference), drawn_hypervolumes(sizes, accuracies_DC[:, indices], reference)
 
     full_value, full_draws_D = value_and_draws(FULL_PROMPT, accuracies_DC)
+    largest = largest_hypervolume([float(cell.trainable_parameters or 1) for cell in drawn_cells], reference)
     gains = {}
     for method in methods:
         if method != FULL_PROMPT:
             value, draws_D = value_and_draws(method, accuracies_DC)
-            gains[method] = interval_from_draws(value - full_value, draws_D - full_draws_D)
+            is_reflected = not (is_near_zero(draws_D) or is_near_zero(full_draws_D))
+            gain = interval_from_draws(
+                value - full_value, draws_D - full_draws_D, (-largest, largest), is_reflected=is_reflected
+            )
+            if gain:
+                gains[method] = gain
     return gains
 
 
@@ -249,8 +263,9 @@ def _lone_cells_text(info: Info) -> str:
         return ""
     names = ", ".join(cell.label for cell in info.lone_cells)
     return (
-        f"Cells with one seed have no share (–), because the variation between their seeds is unknown: {names}. They "
-        "take no part in the draws of the others, and the hypervolume has no interval."
+        f"Cells with one seed have no share (–), because the variation between their seeds is unknown: {names}. In "
+        "the draws of the others they keep their one accuracy. The hypervolume has no interval, and differences "
+        "between methods leave these cells out."
     )
 
 
@@ -265,7 +280,8 @@ def _gains_text(info: Info) -> str:
     gains_text = f"The hypervolume of a method's cells minus that of prompt tuning's cells: {gains}. " if gains else ""
     return with_minus_signs(gains_text) + (
         "Intervals of hypervolumes are 95 % intervals from the same draws. They are reflected at the observed value, "
-        "because the best of several noisy accuracies is higher than the best of the true ones."
+        "because the best of several noisy accuracies is higher than the best of the true ones. Near 0 they contain "
+        "the unreflected interval as well."
     )
 
 

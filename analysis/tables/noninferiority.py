@@ -37,7 +37,7 @@ def render(info: Info[Comparison]) -> Table:
             Column(title="verdict", align="left", text=lambda row: str(row.verdict)),
         ),
         notes=(
-            f"The reference is {cell_name(reference)}, with a test accuracy of "
+            f"The reference is {cell_name(reference)}, called {reference.label} elsewhere, with a test accuracy of "
             f"{percent(reference.accuracy.mean if reference.accuracy else None)} %. The space declares it "
             f"({declared_text(info.group)}); of several such cells it is the one with the most trainable parameters. "
             "The table shows the confirmed cells with fewer parameters that have two seeds or more, and predictions of "

@@ -9,7 +9,7 @@ from statistics import fmean
 import numpy as np
 
 from analysis.cells import Cell, Group
-from analysis.comparisons import reference_cell
+from analysis.comparisons import cell_name, reference_cell
 from analysis.frontier import Interval, draw_accuracies, has_draws
 from analysis.methods import method_label
 from analysis.registry import Missing, TableSpec
@@ -51,6 +51,7 @@ class Info:
     task_titles: tuple[str, ...]
     rows: tuple[Row, ...]
     left_out_methods: tuple[str, ...]  # methods that are not confirmed on all tasks
+    reference_names: tuple[str, ...]  # the names of the references of the tasks, without repetition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,10 +92,11 @@ def compute(groups: Sequence[Group]) -> Info | Missing:
     rows = [_row(method, index, tasks, ranks[index]) for index, method in enumerate(methods)]
     rows.sort(key=lambda row: -_value(row.trimmed_mean))
     return Info(
-        backbone=confirmed_groups[0].backbone_name,
+        backbone=confirmed_groups[0].backbone_title,
         task_titles=tuple(group.task_title for group in confirmed_groups),
         rows=tuple(rows),
         left_out_methods=tuple(method_label(name) for name in names if name not in methods),
+        reference_names=tuple(dict.fromkeys(cell_name(task.reference) for task in tasks if task.reference)),
     )
 
 
@@ -206,13 +208,13 @@ def render(info: Info) -> Table:
             "quantiles of random draws: the mean accuracy plus an error of the seeds, from Student's t distribution, "
             "and an error of the examples, which are resampled once for all methods.",
             "Rank 1 is the best method on a task. The interval of the mean rank counts, on each task, the methods that "
-            "are certainly better and those that are certainly worse; all differences of a method from the others hold "
-            "together with 95 %.",
+            "are certainly better and those that are certainly worse; the intervals of all its differences from the "
+            "others hold together with 95 % confidence.",
             "The probability of improvement is the share of pairs, one run of the method and one of the reference, in "
             "which the method is higher; ties count one half, and the share is averaged over tasks (Agarwal et al. "
             "2021). Its interval contains the probabilities that the observed share does not contradict (Newcombe "
-            "2006), with a quantile of Student's t distribution. It covers other runs on the same test examples. The "
-            "reference is the full prompt.",
+            "2006), with a quantile of Student's t distribution. It covers other runs on the same test examples.",
+            f"The reference on the tasks is {' or '.join(info.reference_names)}." if info.reference_names else "",
             "Methods with one seed on a task have no interval of the means and ranks, because the variation between "
             "seeds is unknown."
             if any(row.fewest_seeds < 2 for row in info.rows)

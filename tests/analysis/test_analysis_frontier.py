@@ -14,6 +14,8 @@ from analysis.frontier import (
     frontier_shares,
     hypervolume,
     hypervolume_reference,
+    interval_from_draws,
+    is_near_zero,
     pareto_indices,
     round_budgets,
 )
@@ -226,3 +228,44 @@ def test_the_frontier_table_compares_each_method_with_prompt_tuning(store):
     ) - hypervolume([(5760, group.confirmed_cells[3].accuracy.mean)], info.reference)
     assert gain.value == pytest.approx(expected) and gain.low < gain.value < gain.high
     assert "minus that of prompt tuning's cells: LoPT-1 +" in " ".join(frontier_table.render(info).notes)
+
+
+def test_a_cell_with_one_seed_still_beats_larger_ones(store):
+    """The second cell is far below the first, which has one seed: it is not on the frontier in any draw."""
+    run = store()
+    for rank, accuracy, seeds in ((1, 0.7, 1), (2, 0.6, 3), (5, 0.9, 3)):
+        for seed in range(seeds):
+            run.confirm("lopt1", 10, rank, accuracy + seed / 1000, config__seed=seed)
+    for has_baseline in (True, False):
+        (group,) = groups(load([run.write(baselines=has_baseline)]))
+        (run.path / "baselines.json").unlink(missing_ok=True)
+        rows = frontier_table.compute(group).rows
+        assert [(row.cell.rank, row.is_on_frontier) for row in rows] == [(1, True), (5, True)]
+        assert rows[0].frontier_shares[0] is None and rows[1].frontier_shares[0] == 1.0
+
+
+@pytest.mark.parametrize("accuracies", [(0.581, 0.581, 0.581), (0.575, 0.58, 0.585)])
+def test_intervals_of_hypervolumes_near_zero_contain_the_truth(accuracies):
+    """Plain reflection contains it in 79 to 87 % of cases."""
+    sizes, reference, repeats, held = [586.0, 1172.0, 2930.0], (11520.0, 0.58), 80, 0
+    truth = hypervolume(list(zip(sizes, accuracies, strict=True)), reference)
+    for seed in range(repeats):
+        generator = np.random.default_rng(seed)
+        scores = [
+            np.array([generator.random(600) < accuracy + generator.normal(0, 0.01) for _ in range(3)], dtype=float)
+            for accuracy in accuracies
+        ]
+        draws = drawn_hypervolumes(sizes, draw_mean_scores(scores, generator, 200), reference)
+        value = hypervolume([(size, matrix.mean()) for size, matrix in zip(sizes, scores, strict=True)], reference)
+        ends = interval_from_draws(value, draws, (0.0, 5.0), is_reflected=not is_near_zero(draws))
+        assert ends is None or ends.low >= 0
+        held += ends is not None and ends.low <= truth <= ends.high
+    assert held / repeats >= 0.93
+
+
+def test_hypervolumes_stay_in_their_limits_and_intervals_have_a_width(store):
+    (group,) = groups(load([write_run(store, np.random.default_rng(0), dict.fromkeys(ACCURACIES, 0.57), seeds=2)]))
+    info = frontier_table.compute(group)
+    assert info.hypervolume_interval is None or info.hypervolume_interval.low >= 0
+    assert interval_from_draws(0.0, np.zeros(9)) is None
+    assert interval_from_draws(0.1, np.array([0.0, 9.0]), (0.0, 5.0), is_reflected=False).high == 5

@@ -135,3 +135,53 @@ def test_the_figure_shows_both_panels(store, cells):
     trained, initial = sorted((line.get_ydata() for line in left.lines), key=sum)
     assert len(trained) == len(initial) == cells[0][1] and trained[0] == initial[0] == 1.0
     assert any(list(line.get_ydata()) == [pytest.approx(50)] for line in right.lines), "the cut prompt"
+
+
+def change_file(run, index, change):
+    """Change the content of one file."""
+    path = sorted((run.path / "low_rank").iterdir())[index]
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    return path.name
+
+
+def test_only_ranks_that_all_seeds_have_are_shown_beside_the_same_seeds_uncut(store):
+    run = full_prompt_run(store)
+    change_file(run, 0, lambda content: content["cuts"].pop())
+    text = sentence_of(group_of(run))
+    assert "Cut to rank 2 after training, they reach 72.0 %" in text and "uncut 82.0 %" in text
+    seed_0 = next(trial.key for trial in group_of(run).trials if trial.seed == 0)
+    (run.path / "low_rank" / f"{seed_0}.json").unlink()
+    group = group_of(run)
+    entry = plot.compute(group).entry
+    assert entry.uncut_accuracy.mean == pytest.approx(0.83) and entry.uncut_accuracy.seeds == 2
+    assert "uncut 83.0 %" in sentence_of(group) and "the same 2 of 3 seeds" in plot.caption(plot.compute(group))
+
+
+@pytest.mark.parametrize("name", ["singular_values", "test_n"])
+def test_a_file_that_does_not_fit_its_trial_is_named_and_left_out(store, name):
+    def change(content):
+        if name == "test_n":
+            content["cuts"] = [cut | {"test_n": 5} for cut in content["cuts"]]
+            return
+        values = [3.0, 2.0, 1.0, 1.0, 1.0]
+        rank = sum((value / 3) ** 2 for value in values)
+        content |= {"singular_values": values, "initial_singular_values": values}
+        content |= {"stable_rank": rank, "initial_stable_rank": rank}
+
+    run = full_prompt_run(store)
+    file_name = change_file(run, 1, change)
+    group = group_of(run)
+    text, caption = sentence_of(group), plot.caption(plot.compute(group))
+    assert "(2 of 3 seeds)" in text
+    for words in (text, caption):
+        assert words.endswith(f"is not that of the trial: low_rank/{file_name}.")
+    assert plot.draw(plot.compute(group))
+
+
+def test_a_stable_rank_that_its_singular_values_do_not_have_is_damage(store):
+    run = full_prompt_run(store)
+    file_name = change_file(run, 0, lambda content: content.update(stable_rank=7.0))
+    results = load([run.write()])
+    assert any(file_name in text and "`stable_rank` is 7" in text for text in results.unreadable_files)
