@@ -73,7 +73,7 @@ def compute(groups: Sequence[Group]) -> Info | Missing:
         )
         for name, point in row_point_by_name.items()
     )
-    return Info(backbone=groups[0].backbone_name, task_titles=tuple(title_by_task.values()), rows=rows)
+    return Info(backbone=groups[0].backbone_title, task_titles=tuple(title_by_task.values()), rows=rows)
 
 
 def _our_cell(group: Group, point: published.Point) -> Cell | None:
