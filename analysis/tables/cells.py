@@ -86,7 +86,7 @@ def render(info: Info[Cell]) -> Table:
             ),
             accuracy_column(lambda cell: interval(cell.accuracy, cell.missing_accuracy_text)),
             Column(
-                title=f"optimism, percentage points {INTERVAL_TITLE}",
+                title=f"optimism, pp {INTERVAL_TITLE}",
                 csv_name="optimism, pp [95 % CI]",
                 text=_format_optimism,
             ),
