@@ -102,10 +102,10 @@ def _variance_of_differences(compared: Sequence[Comparison]) -> tuple[float, flo
             limit = max(_Z_ONE_SIDED * math.sqrt(2 / examples) * explained_variance, 3 / examples)
             values.append((observed_variance - explained_variance, limit))
     if not not_worse:
-        return *min(values), "in the smaller cell where it is smallest, because all are shown to be worse"
-    count_text = f"{len(values)} smaller cell{'s that are' if len(values) > 1 else ' that is'}"
+        return *min(values), "in the smaller cell where it is smallest, because all are inferior"
+    count_text = f"{len(values)} smaller cell{'s' if len(values) > 1 else ''}"
     means = fmean(value for value, _ in values), fmean(limit for _, limit in values)
-    return *means, f"in {count_text} not shown to be worse"
+    return *means, f"in {count_text} without the verdict inferior"
 
 
 def _seeds_text(cells: Sequence[Cell]) -> str:

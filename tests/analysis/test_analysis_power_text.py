@@ -67,11 +67,11 @@ def test_a_cell_that_is_shown_to_be_worse_does_not_add_to_the_noise(store):
         )
         for accuracy in (0.85, 0.45)
     ]
-    assert "in 2 smaller cells that are not shown to be worse" in noises[0].source
-    assert "in 1 smaller cell that is not shown to be worse" in noises[1].source
+    assert "in 2 smaller cells without the verdict inferior" in noises[0].source
+    assert "in 1 smaller cell without the verdict inferior" in noises[1].source
     assert noises[1].example_sd < 0.07, "0.09 with the cell that is worse"
     worse_only = measured_noise(known_group(store, {REFERENCE: 0.85, small: 0.45, middle: 0.6}, n=3000, name="worse"))
-    assert "because all are shown to be worse" in worse_only.source
+    assert "because all are inferior" in worse_only.source
     assert worse_only.example_sd < 0.1, "that of the cell at 0.6, and not the mean of both"
 
 

@@ -137,7 +137,7 @@ def test_a_method_truly_worse_is_never_called_as_good(store):
     group = simulated_group(store, [0.04], seeds=5)
     (comparison,) = comparisons(group)
     assert comparison.verdict.outcome == "inferior"
-    assert "the only smaller cell is shown to be worse than the reference" in headline(group).answer
+    assert "the only confirmed smaller cell is shown to be worse than the reference" in headline(group).answer
 
 
 def test_every_smaller_cell_is_tested_although_it_is_hardly_smaller(store):
