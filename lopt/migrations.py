@@ -9,7 +9,10 @@ from typing import Any
 
 # A setting or option with its value here is left out of the hash of a trial. So the trials of older records keep their
 # keys.
-LATER_SETTINGS = {"warmup": 0.0, "shots": None, "holdout": "train", "metric": "accuracy", "dropout": 0.0, "restarts": 0}
+LATER_SETTINGS = {
+    "warmup": 0.0, "shots": None, "holdout": "train", "metric": "accuracy", "dropout": 0.0, "restarts": 0,
+    "held_out_examples": None,
+}  # fmt: skip
 LATER_OPTIONS = {
     "placement": "prefix", "unit": "absolute", "init": "uniform", "activation": "elu", "adam_eps": 1e-8,
     "targets": None,

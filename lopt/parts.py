@@ -25,6 +25,7 @@ class PartSettings:
     train_max_tokens: int | None
     train_examples: int | None
     selection_examples: int | None
+    held_out_examples: int | None
     test_examples: int | None
     shots: int | None
     holdout: str
@@ -99,11 +100,11 @@ def few_shot_sample(labels: np.ndarray, shots: int, generator: np.random.RandomS
 def hold_out_part(
     settings: PartSettings, training_split: Split, reported_split: Split
 ) -> tuple[Sequence[Example], np.ndarray]:
-    """Return the whole held-out part: the examples of its split, and the sorted positions of the part in them `[N]`."""
-    if settings.holdout == "validation":
-        return reported_split.examples, halve(len(reported_split.examples), settings.data_seed)[0]
-    labels = np.array([example.class_number for example in training_split.examples])
-    return training_split.examples, hold_out(labels, settings.data_seed)[1]
+    """Return a split's examples, and the sorted positions `[N]` of the held-out ones that score a complete trial."""
+    examples = reported_split.examples if settings.holdout == "validation" else training_split.examples
+    labels, seed = np.array([example.class_number for example in examples]), settings.data_seed
+    positions = halve(len(examples), seed)[0] if settings.holdout == "validation" else hold_out(labels, seed)[1]
+    return examples, _draw_subset(labels, positions, settings.held_out_examples, seed, 4)
 
 
 def draw_parts(

@@ -64,6 +64,8 @@ class TrialSettings:
             left out. Selection and reported examples are never left out.
         train_examples, selection_examples, test_examples: sizes of stratified subsets, drawn by `data_seed`. None takes
             all examples.
+        held_out_examples: size of the stratified subset of the held-out part on which a complete trial is scored, to
+            choose the winner (`lopt.final_scores`). None takes the whole part.
         shots: number of examples of each class to train on, and to select on unless selection_examples is given.
         holdout: where the selection examples come from: "train" (min(5,000, 10 %) held out of the training split) or
             "validation" (one half of the reported split; the other half is reported, as in DePT and Compacter).
@@ -105,6 +107,7 @@ class TrialSettings:
     train_max_tokens: int | None = None
     train_examples: int | None = None
     selection_examples: int | None = None
+    held_out_examples: int | None = None
     test_examples: int | None = None
     shots: int | None = None
     holdout: str = "train"

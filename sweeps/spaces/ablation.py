@@ -35,6 +35,7 @@ DEMO = {
     "max_tokens": 48,
     "train_max_tokens": 16,
     "selection_examples": 64,
+    "held_out_examples": 256,
     "test_examples": 512,
 }
 

@@ -105,6 +105,7 @@ def test_a_configuration_is_frozen():
         {"holdout": "validation"},
         {"metric": "macro_f1"},
         {"restarts": 1},
+        {"held_out_examples": 9},
         {"data_seed": 1},
         {"precision": "fp32"},
         {"data_revision": "x"},

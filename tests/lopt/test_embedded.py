@@ -82,7 +82,8 @@ def test_zero_shot_is_better_than_the_majority_class():
 def test_forty_steps_learn_something_and_the_saved_prompt_gives_the_same(tmp_path):
     config = TrialConfig(
         method="lopt1", task="movie_snippets", length=10, rank=2, learning_rate=0.1, seed=1, batch_size=16,
-        max_steps=40, eval_every=10, train_examples=2000, selection_examples=64, test_examples=200,
+        max_steps=40, eval_every=10, train_examples=2000, selection_examples=64, held_out_examples=64,
+        test_examples=200,
     )  # fmt: skip
     record = train(config, artifact=tmp_path)
     assert record.status == "complete"

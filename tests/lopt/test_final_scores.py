@@ -82,3 +82,14 @@ def test_the_winner_is_chosen_on_the_whole_part(tiny):
 def test_few_shot_trials_see_no_more_labelled_examples_than_their_shots(tiny):
     _, record = finished(tiny.replace(shots=2))
     assert record.held_out_n == record.selection_n == 4
+
+
+def test_a_subset_of_the_held_out_part_is_enough_if_it_is_asked_for(tiny):
+    trial, record = finished(tiny.replace(selection_examples=8, held_out_examples=20))
+    held_out, whole = (
+        prepare_held_out(trial.config, trial.backbone),
+        prepare_held_out(trial.config.replace(held_out_examples=None), trial.backbone),
+    )
+    assert record.held_out_n == len(held_out) == 20 < len(whole)
+    assert {*held_out.example_ids.tolist()} < {*whole.example_ids.tolist()}
+    assert abs(held_out.labels.mean() - whole.labels.mean()) <= 1 / 20, "stratified"

@@ -47,7 +47,7 @@ _CHANGES = [
     {"template": "{text} All in all"}, {"label_words": [" no", " yes"]}, {"max_tokens": 64}, {"train_min_tokens": 4},
     {"train_max_tokens": 16}, {"train_examples": 100}, {"selection_examples": 50}, {"test_examples": 50}, {"shots": 16},
     {"holdout": "validation"}, {"metric": "macro_f1"}, {"dropout": 0.1}, {"data_seed": 1}, {"precision": "fp32"},
-    {"restarts": 2},
+    {"restarts": 2}, {"held_out_examples": 99},
     {"data_revision": "0123456789abcdef"}, {"model_revision": "hub:0123456789abcdef"}, {"length": 20},
     {"rank": 1}, {"backbone": "gpt2-large"}, {"backbone": "t5-base"}, {"task": "sst2"},
     {"task": "cb", "backbone": "t5-base"},
