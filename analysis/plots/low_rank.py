@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from analysis import style
+from analysis.accuracy_lines import draw_accuracies
 from analysis.cells import Group
 from analysis.labels import LINE_COST, MARKER_COST, Labels
 from analysis.low_rank import FACTORED, FullPromptRank, full_prompt_ranks
@@ -111,15 +112,8 @@ def _draw_line(
     axes: Axes, accuracies: Sequence[tuple[int, Estimate]], shift: float, line_style: tuple[str, str]
 ) -> list[tuple[float, Estimate]]:
     """Draw accuracy against rank with intervals, and return the points as (x, accuracy)."""
-    colour, marker = line_style
     points = [(rank * shift, accuracy) for rank, accuracy in accuracies]
-    for x, accuracy in points:
-        ends = [100 * accuracy.low, 100 * accuracy.high]
-        axes.plot([x, x], ends, color=colour, linewidth=1, alpha=0.5, zorder=3)
-    axes.plot(
-        [x for x, _ in points], [100 * accuracy.mean for _, accuracy in points],
-        marker=marker, color=colour, markersize=6, mec=style.PAPER, mew=0.7, zorder=4,
-    )  # fmt: skip
+    draw_accuracies(axes, points, line_style)
     return points
 
 

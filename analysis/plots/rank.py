@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import style
+from analysis.accuracy_lines import draw_accuracies
 from analysis.cells import Cell, Group
 from analysis.comparisons import cell_name, reference_cell
 from analysis.labels import LINE_COST, MARKER_COST, Labels
@@ -116,15 +117,8 @@ def _positions(lines: Sequence[Line]) -> list[tuple[float, Estimate]]:
 def _draw_lines(axes: Axes, lines: Sequence[Line], styles: Mapping[int | None, tuple[str, str]]) -> None:
     positions = iter(_positions(lines))
     for line in lines:
-        colour, marker = styles[line.length]
         points = [next(positions) for _ in line.points]
-        for x, accuracy in points:
-            ends = [100 * accuracy.low, 100 * accuracy.high]
-            axes.plot([x, x], ends, color=colour, linewidth=1, alpha=0.5, zorder=3)
-        axes.plot(
-            [x for x, _ in points], [100 * accuracy.mean for _, accuracy in points],
-            marker=marker, color=colour, markersize=6, mec=style.PAPER, mew=0.7, zorder=4,
-        )  # fmt: skip
+        draw_accuracies(axes, points, styles[line.length])
 
 
 def caption(info: Info) -> str:
