@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from analysis import predictions
 from analysis.folders import short_names
+from analysis.group_sequential import SequentialDesign
 from analysis.load import Results
 from analysis.methods import method_label
 from analysis.records import Trial, grouped
@@ -30,13 +31,12 @@ class Cell:
     Attributes:
         is_planned: whether the cell is in a run's plan.
         confirmed_trials: one for each seed of one configuration. Several configurations (such as two learning rates)
-            may have confirmed seeds, because further search trials found another winner or because runs are pooled.
-            Then only the configuration that did best in the search counts (`_possible_winners`, the sweep's own rule).
+            may have confirmed seeds, after a longer search or because runs are pooled. Then only the configuration that
+            did best in the search counts (`_possible_winners`, the sweep's own rule).
         lost_seed_count: number of confirm trials of this configuration that ended without a result. If no configuration
             is confirmed, the confirm trials of all configurations are counted.
         accuracy: the confirmed test accuracy, with its interval.
-        config: values of fields of TrialConfig: those of the first confirmed trial, else of the first trial, else those
-            that the plan sets.
+        config: fields of TrialConfig, of the first confirmed trial, else of the first trial, else of the plan.
     """
 
     name: str
@@ -121,11 +121,12 @@ class Group:
     Attributes:
         backbone, task: as in the records. Each is a name or the path of a folder.
         backbone_name, task_title: what the report calls the backbone and the task.
-        task_name: the short name of the task, for the names of files.
+        task_name: the task's short name, for names of files.
         reference_fields: the values of fields of TrialConfig by which the group's first run declares its reference.
         zero_shot_accuracy: the accuracy of the model without a prompt ("no prompt"), on the same test examples.
         margin: difference in accuracy (a fraction) within which a smaller cell is as good as the reference.
-        low_rank: how low-rank the prompt of a confirmed trial is, by the trial's key.
+        low_rank: how low-rank a confirmed prompt is, by the trial's key.
+        design: the looks, if seeds are added until it is decided; else None.
     """
 
     backbone: str
@@ -141,6 +142,7 @@ class Group:
     majority_accuracy: float | None
     margin: float
     low_rank: Mapping[str, LowRank]
+    design: SequentialDesign | None = None
 
     @property
     def backbone_title(self) -> str:
@@ -172,7 +174,7 @@ class Group:
 
 
 def best_cell(cells: Iterable[Cell]) -> Cell | None:
-    """Return the cell with the best selection score. Confirmed cells come first. Of equal cells, the first wins."""
+    """Return the cell with the best selection score. Confirmed cells come first, and of equal cells the first one."""
     return max(cells, key=lambda cell: (cell.accuracy is not None, cell.selection_score or 0.0), default=None)
 
 
@@ -225,8 +227,7 @@ def _build_group(members: Sequence[PlannedCell | Trial], results: Results, names
         (trial.test_split, trial.test_n) for cell in cells for trial in cell.confirmed_trials
     )
     split_and_size = split_and_size_counts.most_common(1)[0][0] if split_and_size_counts else None
-    # A baseline on other examples than those of the trials may not be compared with them.
-    baselines = [
+    baselines = [  # one on other examples than those of the trials may not be compared with them
         baseline
         for baseline in results.baselines
         if (baseline.backbone, baseline.task) == (first_member.backbone, first_member.task)
@@ -248,6 +249,7 @@ def _build_group(members: Sequence[PlannedCell | Trial], results: Results, names
         majority_accuracy=_first_known(majority_accuracies),
         margin=results.margin,
         low_rank={key: low_rank for run in reversed(results.runs) for key, low_rank in run.low_rank.items()},
+        design=results.design,
     )
 
 
@@ -308,8 +310,7 @@ def _build_cell(members: Sequence[PlannedCell | Trial], results: Results) -> Cel
 def estimate_accuracy(confirmed_trials: Sequence[Trial], level: float = 0.025) -> Estimate | None:
     """Estimate the accuracy from the predictions if all seeds have them.
 
-    Otherwise estimate it from the accuracies of the seeds alone, and the interval is wider. `level` is the probability
-    beyond each end of the interval.
+    Otherwise estimate it from the accuracies of the seeds alone, with a wider interval. `level` is as in `estimate`.
     """
     accuracies = [trial.test_accuracy for trial in confirmed_trials if trial.test_accuracy is not None]
     if not accuracies:

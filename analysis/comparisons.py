@@ -1,4 +1,7 @@
-"""Smaller cells compared with the reference, seed by seed and example by example."""
+"""Smaller cells compared with the reference, seed by seed and example by example.
+
+A run with a fixed number of seeds is tested once. A run that adds seeds until it is decided is tested at each look.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,19 +9,27 @@ from functools import lru_cache
 
 from analysis import predictions
 from analysis.cells import Cell, Group
+from analysis.looks import CellCourse, Courses, run_looks
 from analysis.methods import FULL_PROMPT, method_label
 from analysis.noninferiority import Difference, Verdict, estimate_difference, verdicts
+from analysis.records import Trial
 from analysis.registry import Missing
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A cell compared with the reference. `ratio` is how many times fewer parameters the cell trains."""
+    """A cell compared with the reference.
+
+    Attributes:
+        ratio: how many times fewer parameters the cell trains.
+        course: the looks at the cell, if the run adds seeds until it is decided; else None.
+    """
 
     cell: Cell
     reference: Cell
     ratio: float
     verdict: Verdict
+    course: CellCourse[Cell] | None = None
 
 
 def reference_cell(group: Group) -> Cell | None:
@@ -92,11 +103,82 @@ def comparisons(group: Group) -> tuple[Comparison, ...] | Missing:
         return Missing("it needs a confirmed cell with fewer parameters than the reference")
     if len(reference.confirmed_trials) < 2 or all(len(cell.confirmed_trials) < 2 for cell in cells):
         return Missing("it needs at least two confirm seeds of the reference and of a smaller cell (--seeds 3)")
-    family = _compare_with_reference(cells, reference, group.margin)
+    family = _compare_at_looks(group) if group.design else _compare_once(cells, reference, group.margin)
     return family or Missing("it needs predictions of confirmed trials on the same test examples")
 
 
-def _compare_with_reference(cells: Sequence[Cell], reference: Cell, margin: float) -> tuple[Comparison, ...]:
+@lru_cache(maxsize=64)
+def courses(group: Group) -> Courses[Cell] | None:
+    """Return the looks at each smaller cell, if the run adds seeds until it is decided; else None.
+
+    The same seeds give the same looks, whether the run is still going on or has ended. Cells of equal size are in the
+    order of their names.
+    """
+    reference = reference_cell(group)
+    if group.design is None or reference is None:
+        return None
+    cells = sorted(smaller_cells(group), key=lambda cell: (cell.trainable_parameters or 0, cell.name))
+    first_look = group.design.looks[0]
+    testable_cells = [
+        cell
+        for cell in cells
+        if _trials_at(cell, first_look) is None
+        or _trials_at(reference, first_look) is None
+        or _difference_at(cell, reference, first_look) is not None
+    ]
+    planned_cells = [
+        cell
+        for cell in group.cells
+        if cell.is_planned and 0 < (cell.trainable_parameters or 0) < (reference.trainable_parameters or 0)
+    ]
+    return run_looks(
+        group.design,
+        testable_cells,
+        cell_count=max(len(cells), len(planned_cells)),
+        difference_at=lambda cell, seeds: _difference_at(cell, reference, seeds),
+    )
+
+
+def _trials_at(cell: Cell, seeds: int) -> list[Trial] | None:
+    """Return the confirmed trials with the first so many seeds; None if not all of these seeds have ended.
+
+    A seed has ended if its trial has diverged, too, but not if it has failed, because it is tried again.
+    """
+    configurations = {trial.configuration for trial in cell.confirmed_trials}
+    ended_seeds = {
+        trial.seed
+        for trial in cell.trials
+        if trial.phase == "confirm" and trial.configuration in configurations and trial.status != "failed"
+    }
+    if not ended_seeds.issuperset(range(1, seeds + 1)):
+        return None
+    return [trial for trial in cell.confirmed_trials if (trial.seed or 0) <= seeds]
+
+
+def _difference_at(cell: Cell, reference: Cell, seeds: int) -> Difference | None:
+    """Return the difference with the first so many seeds of both cells; None if it cannot be known (yet)."""
+    both = _trials_at(cell, seeds), _trials_at(reference, seeds)
+    return _accuracy_difference(both[0], both[1]) if both[0] is not None and both[1] is not None else None
+
+
+def _compare_at_looks(group: Group) -> tuple[Comparison, ...]:
+    """Return the verdicts of the looks, for the cells that have been looked at."""
+    reference, all_courses = reference_cell(group), courses(group)
+    assert reference and all_courses
+    return tuple(
+        Comparison(
+            cell=course.cell,
+            reference=reference,
+            ratio=(reference.trainable_parameters or 1) / (course.cell.trainable_parameters or 1),
+            verdict=verdict,
+            course=course,
+        )
+        for course in all_courses.all
+        if (verdict := course.verdict(group.margin))
+    )
+
+
+def _compare_once(cells: Sequence[Cell], reference: Cell, margin: float) -> tuple[Comparison, ...]:
     """Test, as one family, the cells that have predictions of the same examples as the reference."""
     cells_with_differences = [
         (cell, difference) for cell in cells if (difference := accuracy_difference(cell, reference)) is not None
@@ -119,6 +201,9 @@ def _compare_with_reference(cells: Sequence[Cell], reference: Cell, margin: floa
 def accuracy_difference(cell: Cell, reference: Cell) -> Difference | None:
     """Return the cell's accuracy minus that of the reference. Return None unless both have at least two seeds and
     predictions of the same examples."""
-    trials_of_both = cell.confirmed_trials, reference.confirmed_trials
+    return _accuracy_difference(cell.confirmed_trials, reference.confirmed_trials)
+
+
+def _accuracy_difference(*trials_of_both: Sequence[Trial]) -> Difference | None:
     correct_matrices = predictions.correct_by_group(*trials_of_both) if min(map(len, trials_of_both)) > 1 else None
     return estimate_difference(correct_matrices[0], correct_matrices[1]) if correct_matrices else None

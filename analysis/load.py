@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from analysis.folders import Folders
+from analysis.group_sequential import SequentialDesign
 from analysis.json_fields import get_object, json_object
 from analysis.noninferiority import DEFAULT_MARGIN
 from analysis.records import Trial, trial_from_record
@@ -62,6 +63,13 @@ class Results:
     differing_count: int
     margin: float
     declared_margins: tuple[float, ...]
+
+    @property
+    def design(self) -> SequentialDesign | None:
+        """The looks of a run that adds seeds until it is decided. None if its tests do not apply here, because runs are
+        pooled or the report has another margin."""
+        design = self.runs[0].design if len(self.runs) == 1 else None
+        return design if design and design.margin == self.margin else None
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -165,6 +173,19 @@ def margin_warnings(results: Results) -> list[str]:
     margin_text, declared_text = f"{100 * results.margin:g} pp", " and ".join(f"{100 * other:g} pp" for other in others)
     return [
         f"This report uses a margin of {margin_text}, but before the trials a margin of {declared_text} was declared."
+    ]
+
+
+def design_warnings(results: Results) -> list[str]:
+    """Return a warning if a run added seeds until it was decided, but the report does not test at its looks."""
+    names = [run.name for run in results.runs if run.design] if results.design is None else []
+    if not names:
+        return []
+    runs_text = f"{'Run' if len(names) == 1 else 'Runs'} {', '.join(names)}"
+    reason = "pools several runs" if len(results.runs) > 1 else "has another margin"
+    return [
+        f"{runs_text} added seeds until a question was decided, but this report {reason}. So its verdicts are "
+        "exploratory: the chance that one of them is wrong may be above 5 %."
     ]
 
 

@@ -136,7 +136,10 @@ def _to_whole_numbers(array: pyarrow.Array) -> np.ndarray:
 
 def _read_checked_predictions(trial: Trial) -> TrialPredictions | str:
     """Return the predictions of a confirmed trial, or the reason why they cannot be used."""
-    trial_predictions = _read_predictions(trial.run, trial.key)
+    try:
+        trial_predictions = _read_predictions(trial.run, trial.key)
+    except FileNotFoundError:  # not cached, because a running sweep may still write the file
+        return "missing"
     if isinstance(trial_predictions, str):
         return trial_predictions
     if len(trial_predictions.ids) != trial.test_n:
@@ -149,7 +152,11 @@ def _read_checked_predictions(trial: Trial) -> TrialPredictions | str:
 
 @cache
 def _read_predictions(run: str, key: str) -> TrialPredictions | str:
-    """Return the predictions of a trial, sorted by example id, or the reason why they cannot be read."""
+    """Return the predictions of a trial, sorted by example id, or the reason why they cannot be read.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
     import numpy as np
     import pyarrow
     import pyarrow.parquet
@@ -163,7 +170,7 @@ def _read_predictions(run: str, key: str) -> TrialPredictions | str:
             _to_whole_numbers(table.column(name).combine_chunks()) for name in ("example_id", "gold", "predicted")
         )
     except FileNotFoundError:
-        return "missing"
+        raise
     except KeyError:
         return "damaged: a column is missing"
     except (OSError, pyarrow.ArrowException, ValueError) as error:

@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from analysis.group_sequential import SequentialDesign
 from analysis.json_fields import (
     get_fraction,
     get_integer,
@@ -86,6 +87,7 @@ class Run:
         titles: titles of the tasks, by name. Runs of earlier versions have none.
         reference: the values of fields of TrialConfig by which the space declares its reference.
         margin: the margin (a fraction) that the space declares. Runs of earlier versions have none.
+        design: the looks of a run that adds seeds until it is decided, else None.
         unreadable_files: damaged files beside the manifest, each as "name: reason".
     """
 
@@ -101,6 +103,7 @@ class Run:
     titles: dict[str, str]
     reference: dict[str, Any]
     margin: float | None
+    design: SequentialDesign | None
     unreadable_files: tuple[str, ...]
 
     @property
@@ -221,6 +224,9 @@ def load_run(path: Location) -> Run:
             titles={task: get_text(titles, task) for task in titles},
             reference=get_optional_object(space, "reference") or _DEFAULT_REFERENCE,
             margin=get_fraction(space, "margin") or None,
+            design=SequentialDesign.from_dict(values)
+            if (values := get_optional_object(space, "until_decided"))
+            else None,
             unreadable_files=tuple(unreadable_files),
         )
     except READ_ERRORS as error:

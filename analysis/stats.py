@@ -57,7 +57,7 @@ def wilson_interval(accuracy: float, test_n: int, level: float = 0.025) -> tuple
 
 
 def critical_value(
-    level: float, seed_share: ArrayLike, seed_degrees: ArrayLike, example_degrees: ArrayLike
+    level: ArrayLike, seed_share: ArrayLike, seed_degrees: ArrayLike, example_degrees: ArrayLike
 ) -> np.ndarray:
     """Return how many standard errors an estimate must lie from 0 to be significant in a one-sided test.
 
@@ -68,8 +68,8 @@ def critical_value(
     three seeds, above all at small levels: in simulations with 40 cells and two seeds, one verdict in five was wrong.
 
     Args:
-        level: the probability of a wrong rejection, 0.025 for a two-sided interval of 95 %.
-        seed_share: the part of the variance that comes from the seeds, as a fraction. All four may be arrays.
+        level: the probability of a wrong rejection, 0.025 for a two-sided interval of 95 %. All four may be arrays.
+        seed_share: the part of the variance that comes from the seeds, as a fraction.
         seed_degrees, example_degrees: degrees of freedom of the two parts. They may be infinite.
     """
     import numpy as np

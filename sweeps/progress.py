@@ -1,17 +1,23 @@
 """The progress line. On a terminal it is rewritten in place; elsewhere each update is printed as a new line."""
 
+from __future__ import annotations
+
 import os
 import shutil
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from lopt.errors import cut_after_word, discard_output
 from lopt.records import TrialRecord
 from lopt.settings import METRICS
 from sweeps.listener import Listener
 from sweeps.work.job import STEP, Job, Report
+
+if TYPE_CHECKING:
+    from sweeps.search.queue import TrialQueue
 
 _TERMINAL_INTERVAL_S, _PLAIN_INTERVAL_S = 0.5, 30.0  # shortest time between two lines, unless there is an event
 
@@ -24,7 +30,7 @@ class Progress(Listener):
         done_count: Number of trials that earlier commands have finished.
         steps_left: Returns the expected number of steps still to do, given the steps that each running trial has done.
         total_grows: Whether each confirm trial adds one to the total when it starts, because the number of confirm
-            trials is not known beforehand (in a free search).
+            trials is not known beforehand (in a free search, and if seeds are added until it is decided).
     """
 
     def __init__(
@@ -45,6 +51,17 @@ class Progress(Listener):
         self._best_trial: tuple[TrialRecord, str] | None = None  # record and cell of the best trial of this command
         self._began_at, self._drawn_at = time.monotonic(), 0.0
         self._line_width = 0  # of the last line on the terminal
+
+    @classmethod
+    def of_queue(cls, queue: TrialQueue, done_count: int, *, total_grows: bool) -> Progress:
+        """Return the progress of a queue whose sweep has so many finished trials."""
+        search_count, confirm_count = queue.count_unfinished_trials()
+        return cls(
+            total_count=done_count + search_count + (0 if total_grows else confirm_count),
+            done_count=done_count,
+            steps_left=queue.steps_left,
+            total_grows=total_grows,
+        )
 
     def on_started(self, job: Job) -> None:
         if self._total_grows and job.phase == "confirm":

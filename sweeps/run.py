@@ -7,9 +7,7 @@ continues the run.
 
 import argparse
 import contextlib
-import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,7 @@ if __name__ == "__main__":  # as a script, the first entry of sys.path is sweeps
 
 from lopt import commands, exit_codes, registry
 from lopt.errors import Parser, discard_output, to_one_line
+from sweeps import argument_types
 from sweeps.budget import OutOfTime
 
 if TYPE_CHECKING:
@@ -56,13 +55,35 @@ def parser() -> argparse.ArgumentParser:
     )
     add_option(
         "--price-per-hour",
-        type=_parse_price,
+        type=argument_types.price,
         metavar="P",
         help="with --probe: price of all machines together, to predict what the sweep costs",
     )
     add_option("--json", action="store_true", help="with --dry-run or --probe: print JSON")
     add_option(
-        "--seeds", type=_parse_count, metavar="N", help="train each winner again with N fresh seeds (paper 5, demo 1)"
+        "--seeds",
+        type=argument_types.count,
+        metavar="N",
+        help="train each winner again with N fresh seeds (paper 5, demo 1)",
+    )
+    add_option(
+        "--until-decided",
+        action="store_true",
+        help="add confirm seeds where the verdict is open, until it is known which is the smallest cell that is as "
+        "good as the reference",
+    )
+    add_option(
+        "--margin",
+        type=argument_types.margin,
+        metavar="PP",
+        help="a smaller cell is as good as the reference if it is worse by less than PP percentage points of accuracy "
+        "(default: the margin of the space)",
+    )
+    add_option(
+        "--most-seeds",
+        type=argument_types.count,
+        metavar="N",
+        help="with --until-decided: at most N confirm seeds of each cell (default 20)",
     )
     add_option(
         "--set",
@@ -93,7 +114,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add_option(
         "--audit",
-        type=_parse_share,
+        type=argument_types.share,
         default=0.0,
         metavar="SHARE",
         help="of the trials that early stopping would end, run this share to the last step, to see what stopping costs",
@@ -102,7 +123,7 @@ def parser() -> argparse.ArgumentParser:
         "--track",
         action="append",
         default=[],
-        type=_check_tracker,
+        type=argument_types.tracker_name,
         metavar="NAME",
         help=f"follow the sweep with a tracker (available: {', '.join(registry.names('sweeps.trackers'))}); repeat the "
         "option for several trackers",
@@ -110,25 +131,30 @@ def parser() -> argparse.ArgumentParser:
     add_option("--local-mode", action="store_true", help="run in this process, one trial at a time, without Ray")
     add_option(
         "--trials-per-gpu",
-        type=_parse_count,
+        type=argument_types.count,
         metavar="K",
         help="train K trials at once on each GPU, or on each machine without one (default: as many as keep it busy)",
     )
     add_option(
-        "--max-concurrent", type=_parse_count, metavar="N", help="at most N trials at once (default: fill the machine)"
+        "--max-concurrent",
+        type=argument_types.count,
+        metavar="N",
+        help="at most N trials at once (default: fill the machine)",
     )
-    add_option("--max-trials", type=_parse_count, metavar="N", help="start at most N trials, then exit with code 4")
+    add_option(
+        "--max-trials", type=argument_types.count, metavar="N", help="start at most N trials, then exit with code 4"
+    )
     add_option(
         "--max-wall-time",
         dest="max_wall_time_s",
-        type=_parse_duration,
+        type=argument_types.duration,
         metavar="T",
         help="after T (90s, 30m, 2h), end running trials at their next evaluation and exit with code 4; the time spent "
         "waiting for machines counts",
     )
     add_option(
         "--max-gpu-hours",
-        type=_parse_hours,
+        type=argument_types.hours,
         metavar="H",
         help="after H GPU-hours, end running trials at their next evaluation and exit with code 4; a GPU counts while "
         "it has trials, once for all that share it",
@@ -136,7 +162,7 @@ def parser() -> argparse.ArgumentParser:
     add_option(
         "--max-trial-time",
         dest="max_trial_time_s",
-        type=_parse_duration,
+        type=argument_types.duration,
         metavar="T",
         help="a trial that takes longer than T counts as failed, and the others go on (with --local-mode, a trial that "
         "hangs is not ended)",
@@ -184,15 +210,23 @@ def _run(arguments: argparse.Namespace, argument_words: list[str]) -> int:
 
     from lopt.records import to_json
     from sweeps import spaces
-    from sweeps.planning import plan_text, settings
+    from sweeps.planning import looks, plan_text, settings
     from sweeps.planning.decisions import decisions_to_dicts
     from sweeps.planning.plan import make_plan
     from sweeps.results.store import Store
+    from sweeps.search.seed_rounds import keep_looks
 
     space = settings.with_settings(spaces.load(arguments.space, arguments.profile), _parse_settings(arguments.set))
-    space = settings.with_seeds(space, arguments.seeds)
-    plan = make_plan(space)
+    space = settings.with_seeds(looks.with_margin(space, arguments.margin), arguments.seeds)
     store = Store(arguments.out, f"{space.name}-{space.profile}" if arguments.name is None else arguments.name)
+    if arguments.most_seeds and not arguments.until_decided:
+        raise ValueError("--most-seeds goes with --until-decided: add --until-decided, or leave out --most-seeds")
+    plan = make_plan(space)
+    noise_by_task = _noise_by_task(plan, arguments.out)
+    if arguments.until_decided:
+        plan = looks.with_looks(plan, noise_by_task, seeds=arguments.seeds, most_seeds=arguments.most_seeds)
+    if not arguments.fresh:
+        plan = keep_looks(plan, store, seeds=arguments.seeds, most_seeds=arguments.most_seeds)
     if arguments.dry_run and arguments.probe:
         raise ValueError("--dry-run measures nothing, but --probe does: give one of them")
     if arguments.fresh and arguments.probe:
@@ -202,7 +236,6 @@ def _run(arguments: argparse.Namespace, argument_words: list[str]) -> int:
     if arguments.price_per_hour is not None and not arguments.probe:
         raise ValueError("--price-per-hour goes with --probe: add --probe, or leave out --price-per-hour")
     if arguments.dry_run:
-        noise_by_task = _noise_by_task(plan, arguments.out)
         if arguments.json:
             print(to_json({**plan_text.plan_to_dict(plan), "power": decisions_to_dicts(plan, noise_by_task)}))
         else:
@@ -229,7 +262,7 @@ def _run(arguments: argparse.Namespace, argument_words: list[str]) -> int:
             f"run {store.run} starts over; its earlier results are kept as {earlier_run_name}. To continue the new run "
             "later, leave out --fresh"
         )
-    print(plan_text.format_plan(plan, store.run, _noise_by_task(plan, arguments.out)), flush=True)
+    print(plan_text.format_plan(plan, store.run, noise_by_task), flush=True)
     if arguments.probe:
         from sweeps.forecast import probe
 
@@ -262,53 +295,6 @@ def _parse_settings(pairs: list[str]) -> dict[str, str]:
             raise ValueError(f"--set {key} is given twice: give it once")
         settings[key] = value
     return settings
-
-
-def _check_tracker(name: str) -> str:
-    """Check that there is a tracker of this name, and return the name."""
-    from sweeps import trackers
-
-    try:
-        return trackers.get(name).name
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _parse_count(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 999,999,999")
-    return int(text)
-
-
-def _make_number_parser(kind: str, is_valid: Callable[[float], bool]) -> Callable[[str], float]:
-    """Return a function that parses a number. The error for any other text says that the text is not a `kind`."""
-
-    def parse_number(text: str) -> float:
-        with contextlib.suppress(ValueError):
-            value = float(text)
-            if is_valid(value):
-                return value
-        raise argparse.ArgumentTypeError(f"{text!r} is not a {kind}")
-
-    return parse_number
-
-
-_parse_price = _make_number_parser("price above 0", lambda value: 0 < value < float("inf"))
-_parse_hours = _make_number_parser("number of hours above 0", lambda value: 0 < value < float("inf"))
-_parse_share = _make_number_parser("share from 0 to 1", lambda value: 0 <= value <= 1)
-
-
-def _parse_duration(text: str) -> float:
-    """Return the seconds of a duration such as 90s, 30m or 2h."""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh]?)", text)
-    if not match or float(match[1]) <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a duration above 0; give one such as 90s, 30m or 2h")
-    number, unit = match.groups()
-    if not unit:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} has no unit; give {text}s, {text}m or {text}h for seconds, minutes or hours"
-        )
-    return float(number) * {"s": 1, "m": 60, "h": 3600}[unit]
 
 
 def script() -> int:

@@ -3,6 +3,9 @@
 from collections import Counter
 from collections.abc import Collection
 
+from analysis.cells import groups
+from analysis.load import load
+from analysis.looks_text import ending_sentences
 from lopt import commands
 from lopt.errors import cut_after_word
 from lopt.exit_codes import BUDGET_REACHED, COMPLETE, INTERRUPTED, SWEEP_INCOMPLETE
@@ -43,6 +46,9 @@ def summarise(
     unconfirmed_names = _unconfirmed_names(plan, records)
     if unconfirmed_names:
         lines.append(f"no confirmed trial: {', '.join(unconfirmed_names)}")
+    if plan.design:
+        all_groups = groups(load([store.folder]))
+        lines += [f"{group.title}: {text}" for group in all_groups for text in ending_sentences(group)]
     lines.append(f"report: {commands.command_line('report', store)}")
     return "\n".join(lines), SWEEP_INCOMPLETE if count_by_status["failed"] or unconfirmed_names else COMPLETE
 

@@ -24,7 +24,8 @@ from sweeps.results.resolved_settings import ResolvedSettings
 from sweeps.results.run_folder import StoreError
 from sweeps.results.store import Store
 from sweeps.search.earlier_work import EarlierWork, read_earlier_work
-from sweeps.search.other_runs import OtherRuns, warm_start_records
+from sweeps.search.other_runs import OtherRuns, announce_warm_start, warm_start_records
+from sweeps.search.seed_rounds import SeedRounds
 from sweeps.summary import summarise
 from sweeps.work.execution import execute
 from sweeps.work.job import Job, Report
@@ -56,6 +57,7 @@ class Sweep(Listener):
         self._has_changed_run = False  # whether this command has changed the run
         self._followers: list[Listener] = []  # the progress line and trackers
         self._left_out_keys: list[str] = []  # trials that the changed space no longer has
+        self._seeds_needed = SeedRounds(store).seeds_needed if plan.design else dict
 
     def run(self) -> int:
         """Run or continue the sweep, and return the exit code.
@@ -240,7 +242,10 @@ class Sweep(Listener):
             return False
         from sweeps.search.queue import TrialQueue
 
-        queue = TrialQueue(self.plan.space, resolve=lambda config: config, finished=finished_records, failed=[])
+        space, seeds_needed = self.plan.space, self._seeds_needed
+        queue = TrialQueue(
+            space, resolve=lambda config: config, finished=finished_records, failed=[], seeds_needed=seeds_needed
+        )
         return queue.count_unfinished_trials() == (0, 0)  # of search trials and confirm trials that are left
 
     # --- the trials ----------------------------------------------------------------------------------------------
@@ -266,23 +271,14 @@ class Sweep(Listener):
             interrupted=self.store.interrupted_trials(),
             reuse_trial=other_runs.reuse_trial,
             warm_start_records=records_for_warm_start,
+            seeds_needed=self._seeds_needed,
         )
         if options.reuse:
             other_runs.announce(self.plan.search_trial_count + (self.plan.confirm_trial_count or 0))
         if options.warm_start:
-            metrics = {config.metric for config in space.all_sample_configs}
-            used_count = sum(record.metric in metrics for record in records_for_warm_start)
-            unused_count = len(records_for_warm_start) - used_count
-            note = f"; {unused_count} more cannot be used: they were selected by another metric" if unused_count else ""
-            print(f"the search learns from {used_count} trial{'s' * (used_count != 1)} of other runs{note}", flush=True)
-        search_count, confirm_count = queue.count_unfinished_trials()
-        progress = Progress(
-            total_count=len(finished_records) + search_count + (0 if space.by_size else confirm_count),
-            done_count=len(finished_records),
-            steps_left=queue.steps_left,
-            total_grows=space.by_size,  # the confirm trials of a free search are known only when they start
-        )
-        self._followers.insert(0, progress)
+            announce_warm_start(space, records_for_warm_start)
+        total_grows = space.by_size or self.plan.design is not None  # confirm trials are known only when they start
+        self._followers.insert(0, Progress.of_queue(queue, len(finished_records), total_grows=total_grows))
         early_stopping = EarlyStopping(
             space.stopping_rule, audit_share=options.audit, audited_steps=self._audited_steps()
         )

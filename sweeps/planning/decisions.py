@@ -72,12 +72,12 @@ def test_example_count(config: TrialConfig) -> int | None:
 
 def _design(plan: Plan, comparison: PlannedComparison, noise: Noise) -> Design | None:
     """Return the design of a comparison; None with one seed, or if the number of test examples is unknown."""
-    if plan.space.confirm_seeds < 2 or (comparison.examples or 0) < 2:
+    if plan.most_seeds < 2 or (comparison.examples or 0) < 2:
         return None
     return Design(
         margin=plan.space.margin,
         examples=comparison.examples or 0,
-        seeds=plan.space.confirm_seeds,
+        seeds=plan.most_seeds,
         cells=comparison.smaller_cells or 1,
         noise=noise,
     )
@@ -88,7 +88,7 @@ def decision_lines(plan: Plan, noise_by_task: NoiseByTask) -> list[str]:
     comparisons = planned_comparisons(plan)
     if not comparisons:
         return []
-    if plan.space.confirm_seeds < 2:
+    if plan.most_seeds < 2:
         return _labelled([f"{power_text.ONE_SEED_TEXT} --seeds 3 trains three of each."])
     # Of the comparisons with the same number of examples, the one with the most cells has the smallest chances.
     by_examples: dict[int | None, PlannedComparison] = {}
@@ -113,7 +113,7 @@ def decision_lines(plan: Plan, noise_by_task: NoiseByTask) -> list[str]:
     if len(by_examples) > 1:
         texts.append(
             f'"Tells": the smallest difference from the margin of {power_text.pp(plan.space.margin)} that gets a '
-            f'verdict with a chance of 80 %, with {plan.space.confirm_seeds} seeds. "Shows": the chance to show a cell '
+            f'verdict with a chance of 80 %, with {plan.most_seeds} seeds. "Shows": the chance to show a cell '
             "as good. Both are for smaller cells that all have the same true difference."
         )
     if any(comparison.smaller_cells is None for comparison in comparisons):
@@ -152,7 +152,7 @@ def decisions_to_dicts(plan: Plan, noise_by_task: NoiseByTask) -> list[dict[str,
                 "task": comparison.task,
                 "margin": plan.space.margin,
                 "test_examples": comparison.examples,
-                "confirm_seeds": plan.space.confirm_seeds,
+                "confirm_seeds": plan.most_seeds,
                 "smaller_cells": comparison.smaller_cells,
                 "smallest_difference": smallest if smallest is not None and smallest < 1 else None,
                 "power_if_equal": design and design.power(0),

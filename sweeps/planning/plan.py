@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
+from analysis.group_sequential import SequentialDesign
 from lopt import methods
 from lopt.config import TrialConfig
 from lopt.restarts import check_step
@@ -30,10 +31,16 @@ class CellPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """The plans of all cells, and their totals."""
+    """The plans of all cells, and their totals.
+
+    Attributes:
+        design: the looks of a sweep that adds seeds until it is decided, else None. The first look is at the confirm
+            seeds of the space.
+    """
 
     space: Space
     cells: tuple[CellPlan, ...]
+    design: SequentialDesign | None = None
 
     @property
     def search_trial_count(self) -> int:
@@ -42,13 +49,22 @@ class Plan:
 
     @property
     def confirm_trial_count(self) -> int | None:
-        """Number of confirm trials; None in a free search, which confirms the winner of each size that occurs."""
+        """Number of confirm trials, without those that may be added until it is decided.
+
+        None in a free search, which confirms the winner of each size that occurs.
+        """
         return None if self.space.by_size else len(self.cells) * self.space.confirm_seeds
 
     @property
+    def most_seeds(self) -> int:
+        """The largest number of confirm seeds of a cell."""
+        return self.design.most_seeds if self.design else self.space.confirm_seeds
+
+    @property
     def most_steps(self) -> int:
-        """Number of steps if no trial stops early, and every trial begins anew as often as it may."""
-        confirm_count = 0 if self.space.by_size else self.space.confirm_seeds
+        """Number of steps if no trial stops early, every trial begins anew as often as it may, and every seed is
+        needed."""
+        confirm_count = 0 if self.space.by_size else self.most_seeds
         return sum((cell.trial_count + confirm_count) * _most_steps_of(cell.sample_config) for cell in self.cells)
 
     @property

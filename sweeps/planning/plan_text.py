@@ -8,6 +8,7 @@ from lopt.errors import to_one_line
 from lopt.settings import METRICS
 from sweeps.planning import sizes
 from sweeps.planning.decisions import NoiseByTask, decision_lines
+from sweeps.planning.looks import look_lines
 from sweeps.planning.plan import Plan
 from sweeps.space import Space
 
@@ -30,6 +31,7 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
         "most_tokens": sizes.most_tokens(plan),
         "disk_bytes": asdict(sizes.disk_use(plan)),
         "notes": plan_notes(plan),
+        **({"until_decided": plan.design.to_dict()} if plan.design else {}),
     }
 
 
@@ -45,6 +47,8 @@ def format_plan(plan: Plan, run: str, noise_by_task: NoiseByTask | None = None) 
     if len(task_names) == 1:
         task_text += f"; label words {', '.join(map(repr, sample_config.label_words or ()))}"
     seeds_text = _count_text(space.confirm_seeds, "fresh seed")
+    if plan.design:
+        seeds_text += f" at first, and with {plan.most_seeds} at most"
     if plan.confirm_trial_count is None:
         confirm_text = f"then confirm trials (the best of each size with {seeds_text})"
         steps_suffix = ", plus the confirm trials"
@@ -64,6 +68,7 @@ def format_plan(plan: Plan, run: str, noise_by_task: NoiseByTask | None = None) 
         *sizes.size_lines(plan),
         f"  reference  {_reference_text(space)}",
         *decision_lines(plan, noise_by_task or {}),
+        *look_lines(plan, noise_by_task or {}),
         *(f"  note       {note}" for note in plan_notes(plan)),
         "",
     ]

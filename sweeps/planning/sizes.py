@@ -72,7 +72,7 @@ def disk_use(plan: Plan) -> DiskUse:
         steps / min(config.eval_every for config in configs)
         for configs, (_, steps) in zip(configs_by_cell, _expected_steps(plan), strict=True)
     )
-    seed_count, artifacts, predictions = plan.space.confirm_seeds, None, None
+    seed_count, artifacts, predictions = plan.most_seeds, None, None
     if plan.confirm_trial_count:
         artifacts = seed_count * sum(max(map(_artifact_bytes, configs)) for configs in configs_by_cell)
         prediction_sizes = [_prediction_bytes(configs[0]) for configs in configs_by_cell]
@@ -89,7 +89,7 @@ def disk_use(plan: Plan) -> DiskUse:
 
 def _expected_steps(plan: Plan) -> Iterator[tuple[Cell, float]]:
     """Yield each cell with the expected number of steps of all its trials together."""
-    confirm_count = plan.space.confirm_seeds if plan.confirm_trial_count else 0
+    confirm_count = plan.most_seeds if plan.confirm_trial_count else 0
     for cell, cell_plan in zip(plan.space.cells, plan.cells, strict=True):
         search_steps = sum(plan.space.expected_steps(position) for position in range(1, cell_plan.trial_count + 1))
         yield cell, search_steps + confirm_count * plan.space.max_steps

@@ -197,3 +197,12 @@ def _config_of(record: TrialRecord) -> TrialConfig | None:
         return TrialConfig.from_dict(record.config)
     except ValueError:
         return None
+
+
+def announce_warm_start(space: Space, records: Sequence[TrialRecord]) -> None:
+    """Say from how many trials of other runs the search learns."""
+    metrics = {config.metric for config in space.all_sample_configs}
+    used_count = sum(record.metric in metrics for record in records)
+    unused_count = len(records) - used_count
+    note = f"; {unused_count} more cannot be used: they were selected by another metric" if unused_count else ""
+    print(f"the search learns from {used_count} trial{'s' * (used_count != 1)} of other runs{note}", flush=True)

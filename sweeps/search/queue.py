@@ -57,6 +57,8 @@ class TrialQueue:
         reuse_trial: given the key, cell and stratum of a confirm trial, copies its record from another run and returns
             it; None if no other run has finished the trial.
         warm_start_records: records of search trials of other runs; only the sampler uses them.
+        seeds_needed: called when no trial is left. Returns how many confirm seeds a cell and stratum should have, so
+            that a sweep can add seeds until it is decided.
     """
 
     def __init__(
@@ -69,10 +71,13 @@ class TrialQueue:
         interrupted: Iterable[tuple[TrialConfig, str]] = (),
         reuse_trial: Callable[[str, str, str], TrialRecord | None] = lambda key, cell, stratum: None,
         warm_start_records: Iterable[TrialRecord] = (),
+        seeds_needed: Callable[[], Mapping[tuple[str, str], int]] = dict,
     ) -> None:
+        self._seeds_needed = seeds_needed
+        self._winners: dict[tuple[str, str], tuple[_CellSearch, str, TrialRecord]] = {}  # by cell and stratum
         self.space, self._resolve, self._reuse_trial = space, resolve, reuse_trial
         self._finished_record_by_key = {record.key: record for record in finished}
-        self._tried_keys: set[str] = set()  # keys of search trials that this command has begun or queued again
+        self._tried_keys: set[str] = set()  # keys of trials that this command has begun or queued
         self._search_by_running_trial: dict[QueuedTrial, _CellSearch] = {}
         cell_searches = [self._new_cell_search(cell, index) for index, cell in enumerate(space.cells)]
         self._turns: Turns[_CellSearch, QueuedTrial] = Turns(cell_searches)
@@ -105,6 +110,7 @@ class TrialQueue:
                     record for record in warm_start_records if can_warm_start(cell_search.cell, record, metric)
                 )
             self._queue_winners(cell_search)
+        self._queue_needed_seeds()
 
     def _new_cell_search(self, cell: Cell, index: int) -> _CellSearch:
         planned_count, study = search_trial_count(self.space, cell), None
@@ -148,6 +154,7 @@ class TrialQueue:
                 return trial
             cell_search.started_count = cell_search.planned_count  # every point of the cell has been tried
             self._queue_winners(cell_search)
+            self._queue_needed_seeds()
         return None
 
     def _new_trial(self, cell_search: _CellSearch) -> QueuedTrial | None:
@@ -193,11 +200,12 @@ class TrialQueue:
             elif cell_search.study and record is not None:
                 cell_search.study.replay(record)
             self._queue_winners(cell_search)
+        self._queue_needed_seeds()
 
     def _queue_winners(self, cell_search: _CellSearch) -> None:
         """Queue the confirm trials of a cell whose search is over: the winner of each stratum with every confirm seed.
 
-        Confirm trials that this run or another one has finished already are not queued.
+        More seeds may follow (`_queue_needed_seeds`).
         """
         if not cell_search.is_search_over or cell_search.has_queued_confirm_trials:
             return
@@ -206,15 +214,34 @@ class TrialQueue:
             winning_record = winner(record for record in cell_search.records if (record.stratum or "") == stratum)
             if winning_record is None:
                 continue
-            for seed in range(SEARCH_SEED + 1, SEARCH_SEED + 1 + self.space.confirm_seeds):
-                config = TrialConfig.from_dict(winning_record.config).replace(seed=seed)
-                if config.key in self._finished_record_by_key:
-                    continue
-                if reused_record := self._reuse_trial(config.key, cell_search.cell.name, stratum):
-                    self._finished_record_by_key[config.key] = reused_record
-                else:
-                    trial = QueuedTrial(config=config, phase="confirm", cell=cell_search.cell, stratum=stratum)
-                    self._turns.confirm_items.append((cell_search, trial))
+            self._winners[cell_search.cell.name, stratum] = cell_search, stratum, winning_record
+            self._queue_seeds(cell_search, stratum, winning_record, self.space.confirm_seeds)
+
+    def _queue_seeds(self, cell_search: _CellSearch, stratum: str, winning_record: TrialRecord, seeds: int) -> None:
+        """Queue confirm trials until the winner has so many seeds.
+
+        Confirm trials that this run or another one has finished already are not queued, nor any trial twice.
+        """
+        for seed in range(SEARCH_SEED + 1, SEARCH_SEED + 1 + seeds):
+            config = TrialConfig.from_dict(winning_record.config).replace(seed=seed)
+            if config.key in self._finished_record_by_key or config.key in self._tried_keys:
+                continue
+            self._tried_keys.add(config.key)
+            if reused_record := self._reuse_trial(config.key, cell_search.cell.name, stratum):
+                self._finished_record_by_key[config.key] = reused_record
+            else:
+                trial = QueuedTrial(config=config, phase="confirm", cell=cell_search.cell, stratum=stratum)
+                self._turns.confirm_items.append((cell_search, trial))
+
+    def _queue_needed_seeds(self) -> None:
+        """If no trial is left, queue the seeds that are needed for a decision."""
+        while self.count_unfinished_trials() == (0, 0):
+            tried_count = len(self._tried_keys)
+            for cell_and_stratum, seeds in self._seeds_needed().items():
+                if cell_and_stratum in self._winners:
+                    self._queue_seeds(*self._winners[cell_and_stratum], seeds)
+            if len(self._tried_keys) == tried_count:  # nothing is needed, or it has been tried and has failed
+                return
 
     # --- how much is left ----------------------------------------------------------------------------------------
 

@@ -1,0 +1,77 @@
+"""The looks of a run that adds seeds until it is decided, in words."""
+
+from analysis.answer_text import listed
+from analysis.cells import Cell, Group
+from analysis.comparisons import cell_name, courses, reference_cell
+from analysis.looks import CellCourse, Courses
+
+_REASON_TEXTS = {
+    "examples": "the test examples alone cannot decide it, because a verdict is unlikely with any number of seeds",
+    "seeds": "a verdict is unlikely with the most seeds",
+    "most seeds": "it has the most seeds, and no verdict",
+    "not needed": "a smaller cell is as good as the reference, so its verdict does not matter for the answer",
+}
+
+
+def look_sentence(group: Group) -> str:
+    """Say in one line what the last look showed, and what follows; empty if nothing has been looked at."""
+    all_courses = courses(group)
+    if all_courses is None or not any(course.looks for course in all_courses.all):
+        return ""
+    seeds = max(course.looks[-1].seeds for course in all_courses.all if course.looks)
+    counts = [
+        f"{count} {name}"
+        for name, count in (
+            ("as good as the reference", _count(all_courses, "non-inferior")),
+            ("worse", _count(all_courses, "inferior")),
+            ("open", sum(course.is_open for course in all_courses.all)),
+            ("undecided", sum(bool(course.reason) for course in all_courses.all)),
+        )
+        if count
+    ]
+    next_text = f"the next look is at {all_courses.next_seeds} seeds" if all_courses.next_seeds else "no more seeds"
+    return f"look at {seeds} seeds, {group.title}: {', '.join(counts)} (smaller cells); {next_text}"
+
+
+def _count(all_courses: Courses[Cell], outcome: str) -> int:
+    return sum(course.outcome == outcome for course in all_courses.all)
+
+
+def ending_sentences(group: Group) -> list[str]:
+    """Say whether the run has decided the question of a group, with how many seeds, and what is open, and why.
+
+    The list is empty for a run with a fixed number of seeds.
+    """
+    all_courses, reference, design = courses(group), reference_cell(group), group.design
+    if all_courses is None or reference is None or design is None:
+        return []
+    margin_text, seeds_text = f"{100 * design.margin:g} pp", f"{len(reference.confirmed_trials)} seeds of the reference"
+    if all_courses.next_seeds is not None:
+        waiting = listed([cell.label for cell in all_courses.wanted])
+        return [f"Not decided yet: the next look is at {all_courses.next_seeds} seeds of the reference and {waiting}."]
+    if not all_courses.all:
+        return ["Open, because no smaller cell could be tested."]
+    if all_courses.is_decided:
+        best = next((course.cell for course in all_courses.all if course.outcome == "non-inferior"), None)
+        answer = (
+            f"{cell_name(best)} is the smallest cell that is as good as the reference within {margin_text}"
+            if best
+            else f"every smaller cell is worse than the reference by more than {margin_text}"
+        )
+        return [f"Decided with {seeds_text}: {answer}."]
+    texts = [
+        f"{course.cell.label} is open after {course.looks[-1].seeds} seeds: {_REASON_TEXTS[course.reason]}."
+        for course in _open_courses(all_courses)
+    ]
+    return [f"Not decided with {seeds_text}.", *texts]
+
+
+def _open_courses(all_courses: Courses[Cell]) -> list[CellCourse[Cell]]:
+    """Return the courses of the cells without a verdict that matter for the answer, smallest first."""
+    open_courses = []
+    for course in all_courses.all:
+        if course.outcome == "non-inferior":
+            break
+        if course.outcome == "undecided" and course.reason and course.looks:
+            open_courses.append(course)
+    return open_courses

@@ -1,0 +1,75 @@
+"""The seeds that a sweep adds until its question is decided (`--until-decided`)."""
+
+from collections.abc import Mapping
+
+from analysis.cells import groups
+from analysis.comparisons import courses, reference_cell
+from analysis.group_sequential import SequentialDesign
+from analysis.load import load
+from analysis.looks_text import look_sentence
+from sweeps.planning.looks import with_design
+from sweeps.planning.plan import Plan
+from sweeps.results.store import Store
+
+
+class SeedRounds:
+    """Looks at the confirm trials of a run whenever all of them have ended, and says which seeds are needed next.
+
+    The looks follow from the records alone, so a continued sweep makes the same ones.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._announced_texts: set[str] = set()
+
+    def seeds_needed(self) -> Mapping[tuple[str, str], int]:
+        """Return how many confirm seeds the next look needs, by cell and stratum. Cells that need none are left out."""
+        results = load([self._store.folder])
+        seeds_by_cell: dict[tuple[str, str], int] = {}
+        for group in groups(results):
+            all_courses, reference = courses(group), reference_cell(group)
+            if all_courses is None or reference is None:
+                continue
+            if (text := look_sentence(group)) and text not in self._announced_texts:
+                print(text, flush=True)
+                self._announced_texts.add(text)
+            if all_courses.next_seeds is not None:
+                for cell in (reference, *all_courses.wanted):
+                    trial = cell.confirmed_trials[0]
+                    seeds_by_cell[trial.cell, trial.stratum] = all_courses.next_seeds
+        return seeds_by_cell
+
+
+def keep_looks(plan: Plan, store: Store, *, seeds: int | None, most_seeds: int | None) -> Plan:
+    """Return the plan with the looks that the store's run has begun with, because looks are fixed before the first
+    seed.
+
+    Args:
+        seeds, most_seeds: the values of `--seeds` and `--most-seeds`, or None.
+
+    Raises:
+        ValueError: The command asks for other looks than those of the run.
+    """
+    values = (store.manifest() or {}).get("space", {}).get("until_decided")
+    advice = "give --name for a new run, in which --reuse takes the finished search trials of this one"
+    if not values:
+        if plan.design and any(record.phase == "confirm" for record in store.readable_records()):
+            raise ValueError(
+                f"run {store.run!r} has confirm trials already, but --until-decided has to be given before the first "
+                f"of them: {advice}"
+            )
+        return plan
+    design = SequentialDesign.from_dict(values)
+    kept_text = (
+        f"run {store.run!r} adds seeds until it is decided, with a margin of {100 * design.margin:g} pp, a first look "
+        f"at {design.looks[0]} seeds and at most {design.most_seeds} seeds"
+    )
+    if plan.design is None:
+        raise ValueError(f"{kept_text}: give --until-decided again, or --name for a new run")
+    if (
+        design.margin != plan.space.margin
+        or most_seeds not in (None, design.most_seeds)
+        or seeds not in (None, design.looks[0])
+    ):
+        raise ValueError(f"{kept_text}, which cannot be changed afterwards: {advice}")
+    return with_design(plan, design)
