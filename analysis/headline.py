@@ -17,6 +17,7 @@ from analysis.answer_text import (
 from analysis.cells import Cell, Group
 from analysis.comparisons import declared_text
 from analysis.frontier import best_within
+from analysis.looks_text import ending_sentences
 from analysis.low_rank import low_rank_details
 from analysis.recommendation import KIND_LEVEL, Recommendation, recommend
 from analysis.render import bounds, percent
@@ -86,6 +87,7 @@ def _details(group: Group, recommendation: Recommendation, best_cell: Cell | Non
     details = []
     cell, reference = recommendation.cell, recommendation.reference
     no_prompt = group.zero_shot_accuracy
+    details += ending_sentences(group)
     if recommendation.tested:
         details.append(_tests_text(group, recommendation))
     comparison = next((test for test in recommendation.as_good if test.cell is cell), None)
@@ -146,7 +148,10 @@ def _position_text(group: Group, recommendation: Recommendation) -> str:
 def _above_tests_text(group: Group) -> str:
     """Say by which tests cells are shown to be above "no prompt"."""
     count = len(group.confirmed_cells)
-    correction = f", which Bonferroni's method shares among the {count} confirmed cells" if count > 1 else ""
+    cells_text = [f"the {count} confirmed cells"] if count > 1 else []
+    looks_text = [f"the {len(group.design.looks)} looks"] if group.design else []
+    shared_text = " and ".join([*cells_text, *looks_text])
+    correction = f", which Bonferroni's method shares among {shared_text}" if shared_text else ""
     return (
         f"by a one-sided test over seeds and examples. These tests have a level of {100 * KIND_LEVEL:g} % of their "
         f"own{correction}. So the chance that anything that is said to be shown is wrong is at most "
@@ -172,6 +177,8 @@ def _tests_text(group: Group, recommendation: Recommendation) -> str:
         beginning = f"{cells_text} smaller cells were compared with the reference on the same test examples, by two "
         beginning += "one-sided t "
         correction, result = f" Holm's method corrects both for the {count} cells.", "any of these verdicts"
+    if group.design:
+        correction += " These levels hold for all looks at growing numbers of seeds together."
     return (
         f"{beginning}tests over seeds and examples. One test is for being worse by less than {margin}, which is called "
         f'"as good". The other is for being worse by more than {margin}. Each has a level of {level}.{correction} So '

@@ -165,28 +165,25 @@ def load(run_paths: Sequence[Location], margin: float | None = None, folders: Fo
     )
 
 
-def margin_warnings(results: Results) -> list[str]:
-    """Return a warning if the margin of the report is not the one that the runs declared before their trials."""
+def declaration_warnings(results: Results) -> list[str]:
+    """Return warnings if the report does not use the margin or the looks that the runs declared before their trials."""
+    warnings = []
     others = [declared for declared in results.declared_margins if declared != results.margin]
-    if not others:
-        return []
-    margin_text, declared_text = f"{100 * results.margin:g} pp", " and ".join(f"{100 * other:g} pp" for other in others)
-    return [
-        f"This report uses a margin of {margin_text}, but before the trials a margin of {declared_text} was declared."
-    ]
-
-
-def design_warnings(results: Results) -> list[str]:
-    """Return a warning if a run added seeds until it was decided, but the report does not test at its looks."""
+    if others:
+        declared_text = " and ".join(f"{100 * other:g} pp" for other in others)
+        warnings.append(
+            f"This report uses a margin of {100 * results.margin:g} pp, but before the trials a margin of "
+            f"{declared_text} was declared."
+        )
     names = [run.name for run in results.runs if run.design] if results.design is None else []
-    if not names:
-        return []
-    runs_text = f"{'Run' if len(names) == 1 else 'Runs'} {', '.join(names)}"
-    reason = "pools several runs" if len(results.runs) > 1 else "has another margin"
-    return [
-        f"{runs_text} added seeds until a question was decided, but this report {reason}. So its verdicts are "
-        "exploratory: the chance that one of them is wrong may be above 5 %."
-    ]
+    if names:
+        runs_text = f"{'Run' if len(names) == 1 else 'Runs'} {', '.join(names)}"
+        reason = "pools several runs" if len(results.runs) > 1 else "has another margin"
+        warnings.append(
+            f"{runs_text} added seeds until a question was decided, but this report {reason}. So its verdicts are "
+            "exploratory: the chance that one of them is wrong may be above 5 %."
+        )
+    return warnings
 
 
 def _result_scores(trial: Trial) -> tuple[float | None, float | None]:

@@ -13,6 +13,25 @@ _REASON_TEXTS = {
 }
 
 
+def design_sentences(group: Group) -> list[str]:
+    """Say how the tests at the looks are made; empty for a run with a fixed number of seeds."""
+    design = group.design
+    if design is None:
+        return []
+    looks_text = listed([str(seeds) for seeds in design.looks], len(design.looks))
+    return [
+        f"Seeds were added until the question was decided. There are looks at {looks_text} seeds, as the manifest has "
+        f"fixed before the first of these seeds, together with the margin of {100 * design.margin:g} pp. Only the "
+        "reference gets more seeds, and the cells without a verdict that are smaller than the smallest cell shown "
+        "non-inferior.",
+        "At each look, each p value is compared with its own level. The levels follow from how much of 2.5 % each kind "
+        "of verdict may spend up to a look (Lan and DeMets; spending function of Hwang, Shih and DeCani with γ = -3), "
+        "and from Holm's method, which shares this among the cells. So the chance that any verdict is wrong, over all "
+        "looks, is at most 5 %. Intervals are repeated 95 % intervals: those of all looks together miss the true "
+        "difference with a chance of 5 %. Means of cells that were decided early lie a little too far from the margin.",
+    ]
+
+
 def look_sentence(group: Group) -> str:
     """Say in one line what the last look showed, and what follows; empty if nothing has been looked at."""
     all_courses = courses(group)

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from analysis import notes, render
 from analysis.cells import Group, groups
 from analysis.headline import Headline, headline
-from analysis.load import Results, margin_warnings
+from analysis.load import Results, declaration_warnings
 from analysis.power_text import power_sentences
 from analysis.provenance import provenance
 from analysis.records import grouped
@@ -106,7 +106,11 @@ def write_report(results: Results, out: Path) -> tuple[list[Section], list[str]]
         "title": ", ".join(run.name for run in results.runs),
         "overviews": overviews,
         "sections": sections,
-        "warnings": [*margin_warnings(results), *notes.warnings(results, all_groups), *error_warnings],
+        "warnings": [
+            *declaration_warnings(results),
+            *notes.warnings(results, all_groups),
+            *error_warnings,
+        ],
         "failures": notes.failures(all_groups),
         "stuck_trials": notes.stuck_trials(all_groups),
         "notes": [*notes.notes(results, all_groups)],

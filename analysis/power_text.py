@@ -164,7 +164,7 @@ def power_sentences(group: Group) -> list[str]:
     undecided = [c for c in power.comparisons if c.verdict.outcome not in ("non-inferior", "inferior")]
     return [
         *design_sentences(power.design, power.seeds_text),
-        *([_observed_sentence(undecided[0], power.design)] if undecided else []),
+        *([_observed_sentence(undecided[0], power.design)] if undecided and not group.design else []),
         noise_sentence(power.design.noise, power.design.examples),
     ]
 

@@ -112,18 +112,26 @@ def _choose(
 
 
 def _shown_above_no_prompt(group: Group) -> tuple[Cell, ...]:
-    """Return the confirmed cells that are shown to be above "no prompt". The level is shared by Bonferroni's method.
+    """Return the confirmed cells that are shown to be above "no prompt".
+
+    Bonferroni's method shares the level among the cells, and among the looks if seeds are added until it is decided.
 
     A cell is shown to be above it if the interval that leaves out its part of the level at each end is above it.
     """
     no_prompt, cells = group.zero_shot_accuracy, group.confirmed_cells
     if no_prompt is None or not cells:
         return ()
-    estimates = [estimate_accuracy(cell.confirmed_trials, KIND_LEVEL / len(cells)) for cell in cells]
+    test_count = len(cells) * (len(group.design.looks) if group.design else 1)
+    estimates = [estimate_accuracy(cell.confirmed_trials, KIND_LEVEL / test_count) for cell in cells]
     return tuple(cell for cell, value in zip(cells, estimates, strict=True) if value and value.low > no_prompt)
 
 
 def _shown_better(tests: tuple[Comparison, ...]) -> tuple[Comparison, ...]:
-    """Return the comparisons that show a difference above 0, by one-sided tests that Holm's method corrects."""
+    """Return the comparisons that show a difference above 0, by one-sided tests that Holm's method corrects.
+
+    A run that adds seeds until it is decided has no such tests, because its looks have no level for them.
+    """
+    if any(comparison.course for comparison in tests):
+        return ()
     p_values = correct_p_values([comparison.verdict.difference.p_non_inferior(0.0) for comparison in tests])
     return tuple(comparison for comparison, p in zip(tests, p_values, strict=True) if p <= KIND_LEVEL)

@@ -19,7 +19,7 @@ if __name__ == "__main__":  # the repository must come first on the path, where 
 from analysis import compare, notes, render
 from analysis.cells import groups
 from analysis.folders import Folders
-from analysis.load import Results, load, margin_warnings
+from analysis.load import Results, declaration_warnings, load
 from analysis.page import Section, write_pages, write_report
 from analysis.runs import ReportError, find_named_runs
 from lopt import commands
@@ -29,7 +29,10 @@ from lopt.locations import Location, redact_secrets, to_location
 
 def summary(results: Results, sections: Sequence[Section], out: Path) -> str:
     """Return what the command prints: warnings, the answer of each section, and the path of the report."""
-    lines = [*margin_warnings(results), *notes.warnings(results, [section.group for section in sections])]
+    lines = [
+        *declaration_warnings(results),
+        *notes.warnings(results, [section.group for section in sections]),
+    ]
     for section in sections:
         lines += filter(None, (section.headline.answer, section.headline.exploratory_warning))
         lines += section.power

@@ -2,6 +2,7 @@
 
 from analysis.cells import Group
 from analysis.comparisons import Comparison, cell_name, comparisons, declared_text
+from analysis.looks_text import design_sentences
 from analysis.noninferiority import KIND_LEVEL
 from analysis.registry import Info, Missing, TableSpec
 from analysis.render import INTERVAL_TITLE, Column, Table, count, percent
@@ -44,11 +45,8 @@ def render(info: Info[Comparison]) -> Table:
             "the same test examples. The difference is the test accuracy of the smaller cell minus that of the "
             "reference, in percentage points (pp). Seeds are those of the smaller cell, then of the reference.",
             f"A smaller cell is non-inferior if a one-sided test shows that it is worse by less than {margin_text}. It "
-            "is inferior if a one-sided test shows that it is worse by more. Otherwise it is undecided. Each test has "
-            f"its own p value. The p values of each kind are corrected for {len(info.rows)} "
-            f"cell{'s' * (len(info.rows) > 1)} by Holm's method, and then compared with {100 * KIND_LEVEL:g} %. So the "
-            f"probability that any verdict in this table is wrong is at most {200 * KIND_LEVEL:g} %. Choose the margin "
-            "(--margin) before you see the results.",
+            "is inferior if a one-sided test shows that it is worse by more. Otherwise it is undecided. "
+            f"{_levels_text(info)}",
             "Intervals are 95 % intervals, and one cell alone would have the verdict that its interval shows. The "
             "variance of a difference is that of the seeds, s²/S of the smaller cell plus s²/S of the reference, plus "
             "that of the examples. Each of the two parts has its own quantile of Student's t distribution, with the "
@@ -57,6 +55,21 @@ def render(info: Info[Comparison]) -> Table:
             "of the examples is increased by (1.96 / number of examples)², because cells that agree on all of these "
             "examples may differ on others.",
         ),
+    )
+
+
+def _levels_text(info: Info[Comparison]) -> str:
+    """Say with what the p values are compared."""
+    if info.group.design:
+        return (
+            "The p values are those of the last look at each cell, multiplied so that they may be compared with "
+            f"{100 * KIND_LEVEL:g} % in place of the level of this look. " + " ".join(design_sentences(info.group))
+        )
+    return (
+        f"Each test has its own p value. The p values of each kind are corrected for {len(info.rows)} "
+        f"cell{'s' * (len(info.rows) > 1)} by Holm's method, and then compared with {100 * KIND_LEVEL:g} %. So the "
+        f"probability that any verdict in this table is wrong is at most {200 * KIND_LEVEL:g} %. Choose the margin "
+        "(--margin) before you see the results."
     )
 
 

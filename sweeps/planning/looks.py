@@ -77,7 +77,7 @@ def look_lines(plan: Plan, noise_by_task: NoiseByTask) -> list[str]:
     for comparison in planned_comparisons(plan):
         if comparison.examples and comparison.smaller_cells:
             noise = noise_by_task.get((comparison.backbone, comparison.task), ASSUMED_NOISE)
-            gap = 2 * plan.design.margin
+            gap = min(1.0, 2 * plan.design.margin)
             equal, one_worse = (
                 simulate_sweeps(plan.design, gaps=gaps, examples=comparison.examples, noise=noise)
                 for gaps in ([0.0] * comparison.smaller_cells, [gap] + [0.0] * (comparison.smaller_cells - 1))

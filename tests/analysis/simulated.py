@@ -66,7 +66,7 @@ def simulated_run(store, gaps, *, seeds=3, n=872, spread=0.005, draw_seed=0):
     for i, gap in enumerate((0.0, *gaps)):
         method, rank = ("lopt1", i) if i else ("prompt_tuning", None)
         correct_SN = world.draw_scores(seeds, examples, world.effect_for(gap) if gap else 0.0)
-        for seed, correct in enumerate(correct_SN):
+        for seed, correct in enumerate(correct_SN, start=1):
             record = run.confirm(method, 10, rank, 0.0, config__seed=seed, selection_accuracy=0.8)
             run.predict(record, correct > 0)
     return run.write()

@@ -12,7 +12,7 @@ import pytest
 from analysis import report
 from analysis.cells import groups
 from analysis.comparisons import comparisons
-from analysis.load import load, margin_warnings
+from analysis.load import declaration_warnings, load
 from analysis.noise import measured_noise, noise_of_earlier_runs
 from analysis.plots.power import SPEC
 from analysis.power import ASSUMED_NOISE, Design
@@ -203,10 +203,10 @@ def declared_run(store, name, margin):
 
 def test_the_report_uses_the_declared_margin_unless_another_is_given(store, capsys, tmp_path):
     path = declared_run(store, "declared", 0.02)
-    assert (load([path]).margin, margin_warnings(load([path]))) == (0.02, [])
+    assert (load([path]).margin, declaration_warnings(load([path]))) == (0.02, [])
     results = load([path], margin=0.05)
     assert results.margin == 0.05
-    assert margin_warnings(results) == [
+    assert declaration_warnings(results) == [
         "This report uses a margin of 5 pp, but before the trials a margin of 2 pp was declared."
     ]
     assert report.main([str(path), "--out", str(tmp_path / "out"), "--margin", "5"]) == 0
@@ -217,7 +217,7 @@ def test_runs_with_several_margins_are_judged_by_the_smallest(store):
     paths = [declared_run(store, "first", 0.03), declared_run(store, "second", 0.02)]
     results = load(paths)
     assert results.margin == 0.02
-    assert "a margin of 3 pp was declared" in margin_warnings(results)[0]
+    assert "a margin of 3 pp was declared" in declaration_warnings(results)[0]
 
 
 def test_a_run_of_an_earlier_version_has_the_default_margin(store):
