@@ -44,9 +44,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP) install -c constraints.txt -e ".[dev]"
 	@touch $@
 
-demo: $(STAMP) ## run the ablation with the embedded model and text (no hub, no GPU), and its report
-	$(PY) sweeps/run.py --space ablation --profile demo
-	$(PY) analysis/report.py ablation-demo
+demo: $(STAMP) ## compare low-rank prompts with the full one until it is decided (no hub, no GPU), and write a report
+	$(PY) sweeps/run.py --space quickstart --profile demo --until-decided --most-seeds 6
+	$(PY) analysis/report.py quickstart-demo
 
 # Four tiers beside the default one of pyproject.toml. They do not overlap. -m replaces the -m given there.
 # pytest exits with 5 if no test carries the markers of a tier. That is said, and is not a failure.

@@ -39,26 +39,41 @@ class FullPromptRank:
     @property
     def seeds_text(self) -> str:
         """The number of seeds, such as "3 seeds", or "2 of 3 seeds" if some have no file."""
-        file_count, seed_count = len(self.seeds), len(self.cell.confirmed_trials)
-        return f"{f'{file_count} of ' * (file_count < seed_count)}{seed_count} seed{'s' * (seed_count > 1)}"
+        return self._seeds_text(len(self.seeds))
+
+    def _seeds_text(self, count: int) -> str:
+        seed_count = len(self.cell.confirmed_trials)
+        return f"{f'{count} of ' * (count < seed_count)}{seed_count} seed{'s' * (seed_count > 1)}"
+
+    @property
+    def cut_seeds(self) -> tuple[LowRank, ...]:
+        """The files of the seeds whose cuts were scored. These are the first few seeds (`lopt.low_rank.CUT_SEEDS`)."""
+        return tuple(seed for seed in self.seeds if seed.cuts)
+
+    @property
+    def cut_seeds_text(self) -> str:
+        """The number of these seeds, such as "3 of 8 seeds"."""
+        return self._seeds_text(len(self.cut_seeds))
 
     @cached_property
     def cut_accuracies(self) -> tuple[tuple[int, Estimate], ...]:
-        """(rank, accuracy) of the prompts after they were cut to this rank, by rank. Only ranks that all seeds have.
+        """(rank, accuracy) of the prompts after they were cut to this rank, by rank.
+
+        Only ranks that all seeds with cuts have.
 
         The interval is `stats.estimate`, because the predictions of a cut prompt are not stored.
         """
-        cuts_by_rank = grouped((cut for seed in self.seeds for cut in seed.cuts), lambda cut: cut.rank)
+        cuts_by_rank = grouped((cut for seed in self.cut_seeds for cut in seed.cuts), lambda cut: cut.rank)
         return tuple(
             (rank, estimate([cut.test_accuracy for cut in cuts], cuts[0].test_n))
             for rank, cuts in sorted(cuts_by_rank.items())
-            if len(cuts) == len(self.seeds)
+            if len(cuts) == len(self.cut_seeds)
         )
 
     @cached_property
     def uncut_accuracy(self) -> Estimate:
-        """The accuracy of the whole prompts of the same seeds."""
-        keys = {seed.key for seed in self.seeds}
+        """The accuracy of the whole prompts of the seeds whose cuts were scored."""
+        keys = {seed.key for seed in self.cut_seeds}
         accuracy = estimate_accuracy([trial for trial in self.cell.confirmed_trials if trial.key in keys])
         assert accuracy
         return accuracy
@@ -138,9 +153,10 @@ def low_rank_details(group: Group) -> list[str]:
         f"rank of {entry.stable_rank:.1f}{' on average' if are_several else ''}, against "
         f"{entry.initial_stable_rank:.1f} before training; {most} is the most that is possible."
     )
+    seeds_note = f" ({entry.cut_seeds_text})" if len(entry.cut_seeds) < len(entry.seeds) else ""
     cut_text = (
         f"Cut to rank {rank} after training, {they} {reach} {_accuracy_text(cut_accuracy_by_rank[rank])} on the test "
-        f"examples, and uncut {_accuracy_text(entry.uncut_accuracy)}."
+        f"examples{seeds_note}, and uncut {_accuracy_text(entry.uncut_accuracy)}."
     )
     factored_text = (
         f"{method_label(FACTORED)} of the same length, trained at rank {rank}, reaches "

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1  # of the files `low_rank/<key>.json`
 CUT_RANKS = (1, 2, 5, 10)  # the ranks to which a prompt is cut, as far as they are below its own
+CUT_SEEDS = 3  # the cuts are scored for this many confirm seeds, because each takes as long as scoring the trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class LowRank:
         key: the key of the trial.
         singular_values, initial_singular_values: of X and of its initial values, largest first, `[min(P, H)]`.
         stable_rank, initial_stable_rank: the stable ranks of these two matrices.
-        cuts: the scores of X after it was cut to lower ranks, lowest rank first.
+        cuts: the scores of X after it was cut to lower ranks, lowest rank first. Empty if they were not scored.
         time_s: seconds that all this took on the trial's device. The times of the trial's record do not include it.
     """
 
@@ -150,6 +151,8 @@ def cut_to_rank(soft_prompt: SoftPrompt, rank: int) -> SoftPrompt:
 def measure(trial: Trial) -> LowRank:
     """Compare the best prompt of a trial with its initial values, and score its cuts on the reported split.
 
+    The cuts of trials with a seed above `CUT_SEEDS` are not scored.
+
     The initial values are those of the start that was not abandoned (`lopt.restarts`).
     The method of the trial must train the whole prompt (`Method.trains_whole_prompt`).
 
@@ -165,7 +168,7 @@ def measure(trial: Trial) -> LowRank:
     assert initial_prompt is not None and soft_prompt is not None
     trained_values, initial_values = singular_values(soft_prompt.prompt), singular_values(initial_prompt.prompt)
     cuts = []
-    for rank in cut_ranks(*soft_prompt.prompt.shape):
+    for rank in cut_ranks(*soft_prompt.prompt.shape) if trial.config.seed <= CUT_SEEDS else ():
         cut_prompt = cut_to_rank(soft_prompt, rank).map(lambda tensor: tensor.to(trial.backbone.device))
         predictions = predict_split(trial.backbone, cut_prompt, trial.data.test, trial.label_ids)
         cuts.append(Cut(rank=rank, test_accuracy=predictions.accuracy, test_n=len(predictions.gold)))

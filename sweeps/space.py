@@ -99,7 +99,7 @@ class Space:
         for name in ("name", "title", "profile"):
             check_one_line(f"{name} of a space", getattr(self, name))
         for name in _COUNT_FIELDS:
-            check_count(name, getattr(self, name), minimum=2 if name == "reduction_factor" else 1)
+            check_count(name, getattr(self, name), minimum={"reduction_factor": 2, "trials": 0}.get(name, 1))
         check_margin(self.margin)
         check_mapping(f"space {self.name}: `base`", self.base)
         check_mapping(f"space {self.name}: `axes`", self.axes)

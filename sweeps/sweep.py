@@ -342,5 +342,5 @@ class Sweep(Listener):
     def _prepare_cluster(self, *, score_baselines: bool = True) -> contextlib.AbstractContextManager[ReadyCluster]:
         from sweeps.on_ray.tune import prepare_cluster
 
-        arguments = self.options, self._resolve_settings, self.plan.search_trial_count, self._budget.left_s
+        arguments = self.options, self._resolve_settings, self.plan.first_trial_count, self._budget.left_s
         return prepare_cluster(*arguments, score_baselines=score_baselines)

@@ -137,8 +137,8 @@ def caption(info: Info) -> str:
         )
     estimates = [full_accuracy, *(accuracy for _, accuracy in (*entry.cut_accuracies, *entry.factored_accuracies))]
     sentences += [
-        f"The dashed line is the whole prompt of the same {entry.seeds_text}, and the grey band is its interval. Each "
-        "point is the mean over the seeds; the bar is its 95 % interval.",
+        f"The dashed line is the whole prompt of the same {entry.cut_seeds_text}, and the grey band is its interval. "
+        "Each point is the mean over seeds; the bar is its 95 % interval.",
         intervals_note(estimates),
     ]
     if len(entry.seeds) > 1:

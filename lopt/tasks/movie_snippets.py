@@ -56,5 +56,6 @@ SPEC = Task(
     label_words=(" bad", " great"),
     cut_column="text",
     report="test",
+    report_size=2022,
     load=rows,
 )

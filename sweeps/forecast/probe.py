@@ -138,7 +138,7 @@ def predict(
             f"{100 * spread:.0f} %)",
             *([f"in a sweep everything takes {slowdown:g} times as long as measured"] if slowdown != 1 else []),
             "no trial fails, diverges or is tried again",
-            *(["each confirmed full prompt is scored again after each cut to a lower rank"] if has_cuts else []),
+            *(["a confirmed full prompt is scored again after each cut to a lower rank"] if has_cuts else []),
             *([f"all {device_count} devices are like the measured one"] if device_count > 1 else []),
         ],
     }

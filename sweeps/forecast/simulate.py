@@ -256,6 +256,8 @@ def _simulated_cell_search(
     for record in search_records:
         costs_in_stratum = [cost for cost in costs if cost.stratum == record.stratum]
         cost_by_stratum[record.stratum or ""] = (costs_in_stratum or costs)[0]
+    if not planned_count:
+        cost_by_stratum[costs[0].stratum] = costs[0]  # nothing is searched, and the only configuration is confirmed
     started_count = min(planned_count, len(search_records))
     # As long as the search goes on, its winners may change.
     confirm_trials = winners_confirm_trials(records) if started_count == planned_count else []

@@ -43,7 +43,7 @@ class ReadyCluster:
 def prepare_cluster(
     options: Options,
     resolve_settings: Callable[[PrepareFunction], dict[str, Any]],
-    search_trial_count: int,
+    first_trial_count: int,
     left_s: Callable[[], float],
     *,
     score_baselines: bool = True,
@@ -53,7 +53,7 @@ def prepare_cluster(
     Args:
         resolve_settings: Is given a function that runs `prepare` on the cluster. It calls that function with the
             configurations of the sweep, and returns what the function returns.
-        search_trial_count: The number of search trials of the sweep.
+        first_trial_count: The number of trials that can run at the beginning.
         left_s: Returns how many seconds are left until the cluster must be ready.
         score_baselines: Whether zero-shot baselines are scored.
 
@@ -71,7 +71,7 @@ def prepare_cluster(
 
         def prepare_on_cluster(configs: list[dict[str, Any]], baseline_indices: list[int]) -> dict[str, Any]:
             device_count = max(1, machines.gpu_count or machines.node_count)
-            trials_per_device = math.inf if machines.may_grow else search_trial_count / device_count
+            trials_per_device = math.inf if machines.may_grow else first_trial_count / device_count
             scored_indices = baseline_indices if score_baselines else []
             arguments = configs, scored_indices, unpacked_allocation.shared_threads, trials_per_device
             if all(TrialConfig.from_dict(config).shares_backbone for config in configs):

@@ -48,6 +48,11 @@ class Plan:
         return sum(cell.trial_count for cell in self.cells)
 
     @property
+    def first_trial_count(self) -> int:
+        """Number of trials that can run at the beginning: the search trials, or, without any, the confirm trials."""
+        return self.search_trial_count or self.confirm_trial_count or 0
+
+    @property
     def confirm_trial_count(self) -> int | None:
         """Number of confirm trials, without those that may be added until it is decided.
 

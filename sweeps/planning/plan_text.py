@@ -56,6 +56,9 @@ def format_plan(plan: Plan, run: str, noise_by_task: NoiseByTask | None = None) 
         confirm_text = f"then {_count_text(plan.confirm_trial_count, 'confirm trial')} (each winner with {seeds_text})"
         steps_suffix = ""
     search_text = f"{_count_text(plan.search_trial_count, 'search trial')} ({_trials_per_cell_text(plan)})"
+    trials_text = f"{search_text}, {confirm_text}"
+    if not plan.search_trial_count:
+        trials_text = f"{confirm_text.removeprefix('then ')}; nothing is searched"
     lines = [
         f"{space.title}: space {space.name}, profile {space.profile}, run {run}",
         f"  backbone   {sample_config.backbone} (d = {backbone_facts.width:,}, {backbone_facts.layers} layers)",
@@ -63,7 +66,7 @@ def format_plan(plan: Plan, run: str, noise_by_task: NoiseByTask | None = None) 
         f"  training   {_training_text(plan)}; {space.max_steps:,} steps, evaluated every {sample_config.eval_every:,}",
         f"  stopping   {_stopping_text(space)}",
         *_optional_lines(plan),
-        f"  trials     {search_text}, {confirm_text}",
+        f"  trials     {trials_text}",
         f"  steps      about {_round_steps(plan.expected_steps):,}, at most {plan.most_steps:,}{steps_suffix}",
         *sizes.size_lines(plan),
         f"  reference  {_reference_text(space)}",

@@ -38,7 +38,17 @@ def _combinations(values_by_name: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def search_trial_count(space: Space, cell: Cell) -> int:
     """Return the number of search trials of a cell: the number that the space asks for, or the number of different
-    trials that the cell has, if that is smaller."""
+    trials that the cell has, if that is smaller.
+
+    Raises:
+        ValueError: The space asks for none, but the cell searches a field.
+    """
+    if not space.trials and cell.search:
+        raise ValueError(
+            f"trials is 0, but cell {cell.name} searches {', '.join(cell.search)}: give one trial or more, or fix these"
+        )
+    if not space.trials:
+        return 0
     points = all_points(cell) if cell.search else iter([{}])
     if points is None:
         return space.trials

@@ -68,7 +68,7 @@ class OtherRuns:
             if config is None or record.phase != "search" or config.seed != seed:
                 continue
             for cell in space.cells:
-                is_full = trial_count_by_cell[cell.name] >= (space.trials if cell.search else 1)
+                is_full = trial_count_by_cell[cell.name] >= (space.trials if cell.search else min(1, space.trials))
                 if is_full or space.mismatch_reason(cell, config):
                     continue
                 if resolve(space.config(cell, point_of(cell, config), seed=seed)).key == record.key:

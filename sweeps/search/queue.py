@@ -74,7 +74,7 @@ class TrialQueue:
         seeds_needed: Callable[[], Mapping[tuple[str, str], int]] = dict,
     ) -> None:
         self._seeds_needed = seeds_needed
-        self._winners: dict[tuple[str, str], tuple[_CellSearch, str, TrialRecord]] = {}  # by cell and stratum
+        self._winners: dict[tuple[str, str], tuple[_CellSearch, str, TrialConfig]] = {}  # by cell and stratum
         self.space, self._resolve, self._reuse_trial = space, resolve, reuse_trial
         self._finished_record_by_key = {record.key: record for record in finished}
         self._tried_keys: set[str] = set()  # keys of trials that this command has begun or queued
@@ -210,20 +210,25 @@ class TrialQueue:
         if not cell_search.is_search_over or cell_search.has_queued_confirm_trials:
             return
         cell_search.has_queued_confirm_trials = True
+        winning_config_by_stratum: dict[str, TrialConfig] = {}
+        if not cell_search.planned_count:  # the space has no search trials, and the cell has one configuration only
+            config = self._search_config(cell_search.cell, {})
+            winning_config_by_stratum[self.space.stratum(cell_search.cell, config)] = config
         for stratum in sorted({record.stratum or "" for record in cell_search.records}):
             winning_record = winner(record for record in cell_search.records if (record.stratum or "") == stratum)
-            if winning_record is None:
-                continue
-            self._winners[cell_search.cell.name, stratum] = cell_search, stratum, winning_record
-            self._queue_seeds(cell_search, stratum, winning_record, self.space.confirm_seeds)
+            if winning_record is not None:
+                winning_config_by_stratum[stratum] = TrialConfig.from_dict(winning_record.config)
+        for stratum, config in winning_config_by_stratum.items():
+            self._winners[cell_search.cell.name, stratum] = cell_search, stratum, config
+            self._queue_seeds(cell_search, stratum, config, self.space.confirm_seeds)
 
-    def _queue_seeds(self, cell_search: _CellSearch, stratum: str, winning_record: TrialRecord, seeds: int) -> None:
+    def _queue_seeds(self, cell_search: _CellSearch, stratum: str, winning_config: TrialConfig, seeds: int) -> None:
         """Queue confirm trials until the winner has so many seeds.
 
         Confirm trials that this run or another one has finished already are not queued, nor any trial twice.
         """
         for seed in range(SEARCH_SEED + 1, SEARCH_SEED + 1 + seeds):
-            config = TrialConfig.from_dict(winning_record.config).replace(seed=seed)
+            config = winning_config.replace(seed=seed)
             if config.key in self._finished_record_by_key or config.key in self._tried_keys:
                 continue
             self._tried_keys.add(config.key)

@@ -30,16 +30,19 @@ def _sort_key(record: TrialRecord, score: float | None, loss: float | None) -> t
 def winners_confirm_trials(records: Iterable[TrialRecord]) -> list[tuple[str, TrialRecord]]:
     """Return the confirm trials of the present winners, each with its stratum.
 
-    Confirm trials of former winners are left out, because a continued search may have found a better trial.
+    Confirm trials of former winners are left out, because a continued search may have found a better trial. Where
+    nothing was searched, all confirm trials count.
     """
     records = list(records)
     confirm_trials = []
-    for stratum in dict.fromkeys(record.stratum or "" for record in records if record.phase == "search"):
+    for stratum in dict.fromkeys(record.stratum or "" for record in records):
         stratum_records = [record for record in records if (record.stratum or "") == stratum]
         winning_record = winner(record for record in stratum_records if record.phase == "search")
-        if winning_record is not None:
+        confirm_records = [record for record in stratum_records if record.phase == "confirm"]
+        if len(confirm_records) == len(stratum_records):
+            confirm_trials += [(stratum, record) for record in confirm_records]
+        elif winning_record is not None:
             winning_key = _key_without_seed(winning_record)
-            confirm_records = [record for record in stratum_records if record.phase == "confirm"]
             confirm_trials += [
                 (stratum, record) for record in confirm_records if _key_without_seed(record) == winning_key
             ]

@@ -190,6 +190,23 @@ def test_precision_is_resolved_once(tiny):
     assert resolve(resolved) == resolved
 
 
+@pytest.mark.parametrize(
+    ("amx", "avx512_bf16", "intel", "expected"),
+    [
+        (True, True, True, "bf16"),
+        (False, True, True, "fp32"),  # half the speed of fp32 there
+        (False, True, False, "bf16"),
+        (False, False, False, "fp32"),
+    ],
+)
+def test_bf16_is_taken_where_it_is_faster(monkeypatch, amx, avx512_bf16, intel, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16, raising=False)
+    monkeypatch.setattr("lopt.resolve._is_intel", lambda: intel)
+    assert default_precision() == expected
+
+
 def test_training_lowers_the_loss_on_the_training_examples(tiny):
     """So the gradient reaches the factors with the right sign."""
     trial = Trial(tiny.replace(max_steps=120, eval_every=20, learning_rate=0.03, batch_size=16), phase="search")

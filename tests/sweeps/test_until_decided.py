@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 
 import pytest
 
@@ -13,6 +16,7 @@ from lopt.training import Trial
 from sweeps.results.store import Store
 from sweeps.run import main
 from sweeps.work import execution
+from tests.sweeps import ray_sweeps
 
 RUN = "smoke-paper"
 SMALL = ["--space", "smoke", "--local-mode", "--set", "trials=1", "--set", "max_steps=2", "--until-decided"]
@@ -166,3 +170,21 @@ def test_the_plan_says_when_it_looks_and_with_what_chance_it_decides(tmp_path, c
     assert main([*arguments, "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["until_decided"]["looks"][-1] == 20 and plan["most_steps"] > plan["expected_steps"]
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_a_sweep_on_ray_that_is_killed_and_continues_has_the_looks_of_local_mode(tmp_path):
+    arguments = ["--until-decided", "--margin", "10", "--most-seeds", "6", "--set", "trials=1", "--set", "max_steps=2",
+                 "--set", "precision=fp64"]  # fmt: skip
+    assert main(["--space", "smoke", "--local-mode", *arguments, "--out", str(tmp_path / "local")]) == 0
+    on_ray = tmp_path / "ray"
+    process = ray_sweeps.start(on_ray, *arguments)
+    ray_sweeps.wait_for(lambda: len(ray_sweeps.record_files(on_ray)) >= 13, process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    time.sleep(6)  # the Ray of the first command ends by itself
+    code, out = ray_sweeps.finish(ray_sweeps.start(on_ray, *arguments))
+    assert code == 0, out
+    assert looks(on_ray) == looks(tmp_path / "local")
+    assert confirm_seeds(on_ray) == confirm_seeds(tmp_path / "local")
