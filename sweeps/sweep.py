@@ -138,6 +138,8 @@ class Sweep(Listener):
                 audited_steps=self._audited_steps(),
                 price_per_hour=price_per_hour,
             )
+            if self.plan.design:
+                prediction["assumptions"].append("the sweep ends with its first look; seeds that are added then take more")
             self.store.write_prediction(prediction)
             return prediction
 
