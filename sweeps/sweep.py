@@ -139,7 +139,9 @@ class Sweep(Listener):
                 price_per_hour=price_per_hour,
             )
             if self.plan.design:
-                prediction["assumptions"].append("the sweep ends with its first look; seeds that are added then take more")
+                prediction["assumptions"].append(
+                    "the sweep ends with its first look; seeds that are added then take more"
+                )
             self.store.write_prediction(prediction)
             return prediction
 
