@@ -72,4 +72,24 @@ def keep_looks(plan: Plan, store: Store, *, seeds: int | None, most_seeds: int |
         or seeds not in (None, design.looks[0])
     ):
         raise ValueError(f"{kept_text}, which cannot be changed afterwards: {advice}")
+    if changed_names := _changed_parts(plan, store):
+        raise ValueError(
+            f"{kept_text}. What it compares cannot be changed any more ({', '.join(changed_names)}): {advice}"
+        )
     return with_design(plan, design)
+
+
+def _changed_parts(plan: Plan, store: Store) -> list[str]:
+    """Return which parts of the plan that decide the cells, their winners or the reference are not those of the run."""
+    old_space = (store.manifest() or {}).get("space", {})
+    old_parts = {
+        "cells": [(cell.get("name"), cell.get("search")) for cell in old_space.get("cells", [])],
+        "trials": old_space.get("trials_per_cell"),
+        "reference": old_space.get("reference"),
+    }
+    new_parts = {
+        "cells": [(cell.name, cell.search) for cell in plan.cells],
+        "trials": plan.space.trials,
+        "reference": dict(plan.space.reference),
+    }
+    return [name for name, part in new_parts.items() if part != old_parts[name]]

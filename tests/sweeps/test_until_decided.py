@@ -126,6 +126,9 @@ def test_a_failed_seed_is_not_tried_again_at_once(tmp_path, monkeypatch, capsys)
         (["--margin", "10", "--most-seeds", "2"], "is below the 3 seeds of the first look"),
         (["--margin", "100"], "'100' is not a margin"),
         (["--margin", "10", "--set", "reference=lora"], "unknown key"),
+        (["--margin", "10", "--set", "max_steps=3"], "--set max_steps is given twice"),
+        (["--margin", "10", "--set", "length=4,5"], "cannot be changed any more (cells)"),
+        (["--margin", "10", "--set", "learning_rate=0.1:0.2"], "cannot be changed any more (cells)"),
     ],
 )
 def test_other_looks_than_those_of_the_run_are_refused(open_run, capsys, changes, message):
@@ -133,6 +136,12 @@ def test_other_looks_than_those_of_the_run_are_refused(open_run, capsys, changes
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error and len(error.strip().splitlines()) == 1
+
+
+def test_more_search_trials_are_refused_because_they_may_change_a_winner(open_run, capsys):
+    arguments = [word.replace("trials=1", "trials=3") for word in SMALL]
+    assert main([*arguments, "--out", str(open_run), "--margin", "10"]) == 2
+    assert "cannot be changed any more (trials)" in capsys.readouterr().err
 
 
 def test_a_run_keeps_its_looks_without_their_options(open_run, capsys):
