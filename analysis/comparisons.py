@@ -117,24 +117,18 @@ def courses(group: Group) -> Courses[Cell] | None:
     reference = reference_cell(group)
     if group.design is None or reference is None:
         return None
-    cells = sorted(smaller_cells(group), key=lambda cell: (cell.trainable_parameters or 0, cell.name))
-    first_look = group.design.looks[0]
-    testable_cells = [
-        cell
-        for cell in cells
-        if _trials_at(cell, first_look) is None
-        or _trials_at(reference, first_look) is None
-        or _difference_at(cell, reference, first_look) is not None
-    ]
-    planned_cells = [
+    cells = [
         cell
         for cell in group.cells
-        if cell.is_planned and 0 < (cell.trainable_parameters or 0) < (reference.trainable_parameters or 0)
+        if (cell.accuracy or cell.is_planned)
+        and 0 < (cell.trainable_parameters or 0) < (reference.trainable_parameters or 0)
     ]
     return run_looks(
         group.design,
-        testable_cells,
-        cell_count=max(len(cells), len(planned_cells)),
+        sorted(cells, key=lambda cell: (cell.trainable_parameters or 0, cell.name)),
+        size_of=lambda cell: cell.trainable_parameters or 0,
+        is_confirmed=lambda cell: bool(cell.confirmed_trials),
+        is_ready=lambda cell, seeds: None not in (_trials_at(cell, seeds), _trials_at(reference, seeds)),
         difference_at=lambda cell, seeds: _difference_at(cell, reference, seeds),
     )
 
@@ -156,9 +150,8 @@ def _trials_at(cell: Cell, seeds: int) -> list[Trial] | None:
 
 
 def _difference_at(cell: Cell, reference: Cell, seeds: int) -> Difference | None:
-    """Return the difference with the first so many seeds of both cells; None if it cannot be known (yet)."""
-    both = _trials_at(cell, seeds), _trials_at(reference, seeds)
-    return _accuracy_difference(both[0], both[1]) if both[0] is not None and both[1] is not None else None
+    """Return the difference with the first so many seeds of both cells; None if it cannot be known."""
+    return _accuracy_difference(_trials_at(cell, seeds) or [], _trials_at(reference, seeds) or [])
 
 
 def _compare_at_looks(group: Group) -> tuple[Comparison, ...]:

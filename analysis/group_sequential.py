@@ -81,9 +81,12 @@ class SequentialDesign:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SequentialDesign:
-        """Return the design of a manifest. Raises ValueError, TypeError or KeyError if the values are not one."""
-        looks, times = (tuple(values[name]) for name in ("looks", "times"))
-        return cls(margin=float(values["margin"]), looks=tuple(map(int, looks)), times=tuple(map(float, times)))
+        """Return the design of a manifest. Raises ValueError if the values are not one."""
+        try:
+            looks, times = (tuple(values[name]) for name in ("looks", "times"))
+            return cls(margin=float(values["margin"]), looks=tuple(map(int, looks)), times=tuple(map(float, times)))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"`until_decided` has no margin, looks or times: {type(error).__name__} {error}") from None
 
 
 def make_design(
@@ -96,16 +99,16 @@ def make_design(
         noise: what is assumed for the growth of the information.
     """
     example_part = noise.example_sd**2 / examples if examples else 0.0
-    seed_part = 2 * noise.seed_variance(examples or 10**9)
+    seed_part = max(1e-12, 2 * noise.seed_variance(examples or 10**9))
 
     def time(seeds: int) -> float:
         return round((example_part + seed_part / most_seeds) / (example_part + seed_part / seeds), 4)
 
-    looks = [min(first_look, most_seeds)]
-    for seeds in range(looks[0] + 1, most_seeds):
-        if time(seeds) - time(looks[-1]) >= _LEAST_GAIN and 1 - time(seeds) >= _LEAST_GAIN / 2:
+    looks = [first_look] if first_look < most_seeds and time(first_look) < 1 else []
+    for seeds in range(first_look + 1, most_seeds):
+        if looks and time(seeds) - time(looks[-1]) >= _LEAST_GAIN and 1 - time(seeds) >= _LEAST_GAIN / 2:
             looks.append(seeds)
-    looks += [most_seeds] if looks[-1] < most_seeds else []
+    looks.append(most_seeds)
     return SequentialDesign(margin=margin, looks=tuple(looks), times=tuple(map(time, looks)))
 
 

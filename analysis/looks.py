@@ -18,7 +18,7 @@ from analysis.noninferiority import KIND_LEVEL, Difference, Verdict
 from analysis.stats import critical_value
 
 AnyCell = TypeVar("AnyCell")
-Reason = Literal["", "examples", "seeds", "most seeds", "not needed"]
+Reason = Literal["", "examples", "seeds", "most seeds", "not needed", "not confirmed", "no predictions"]
 
 FUTILE_CHANCE = 0.03  # a cell gets no more seeds if its chance of a verdict is smaller than this
 # The same from the third look on, if even unlimited seeds would show an equal cell with a small chance only.
@@ -49,11 +49,13 @@ class CellCourse(Generic[AnyCell]):
     Attributes:
         outcome: "non-inferior", "inferior", or "undecided".
         reason: why an undecided cell gets no more seeds: "examples" (a verdict is unlikely with any number of seeds),
-            "seeds" (it is unlikely with the most seeds), "most seeds" (it has them), "not needed" (a smaller cell is as
-            good). Empty if the cell still gets seeds, or is decided.
+            "seeds" (it is unlikely with the most seeds), "most seeds" (it has them), "not needed" (a smaller or equally
+            large cell is as good), "not confirmed" (it has no seed), "no predictions" (its predictions, or those of the
+            reference, cannot be used). Empty if the cell still gets seeds, or is decided.
     """
 
     cell: AnyCell
+    size: int
     outcome: str = "undecided"
     reason: Reason = ""
     looks: list[Look] = field(default_factory=list)
@@ -102,41 +104,53 @@ class Courses(Generic[AnyCell]):
 
     @property
     def is_decided(self) -> bool:
-        """Whether every cell that matters for the answer has a verdict."""
-        for course in self.all:
-            if course.outcome == "non-inferior":
-                return True
-            if course.outcome != "inferior":
-                return False
-        return True
+        """Whether every cell that is smaller than the smallest one shown non-inferior is shown inferior."""
+        answer_size = self.answer_size
+        return all(course.outcome == "inferior" for course in self.all if course.size < answer_size)
+
+    @property
+    def answer_size(self) -> float:
+        """The size of the smallest cell that is shown non-inferior; infinite if there is none."""
+        return min((course.size for course in self.all if course.outcome == "non-inferior"), default=math.inf)
 
 
 def run_looks(
     design: SequentialDesign,
     cells: Sequence[AnyCell],
     *,
-    cell_count: int,
+    size_of: Callable[[AnyCell], int],
+    is_ready: Callable[[AnyCell, int], bool],
     difference_at: Callable[[AnyCell, int], Difference | None],
+    is_confirmed: Callable[[AnyCell], bool] = lambda cell: True,
 ) -> Courses[AnyCell]:
     """Return what the looks show that are possible so far. The same seeds always give the same looks.
 
     Args:
-        cells: the smaller cells, smallest first.
-        cell_count: the number of smaller cells that share the level; at least that of `cells`.
-        difference_at: returns the difference of a cell from the reference with so many seeds of both, or None if they
-            do not have so many seeds yet.
+        cells: the smaller cells, smallest first. They share the level, whether they can be tested or not.
+        size_of: returns the number of trainable parameters of a cell.
+        is_ready: returns whether a cell and the reference have so many seeds.
+        difference_at: returns the difference of a cell from the reference with so many seeds of both, or None if it
+            cannot be known.
+        is_confirmed: returns whether a cell has any seed.
     """
-    courses = Courses(all=[CellCourse(cell=cell) for cell in cells])
+    courses = Courses(all=[CellCourse(cell=cell, size=size_of(cell)) for cell in cells])
+    for course in courses.all:
+        if not is_confirmed(course.cell):
+            course.reason = "not confirmed"
     for index, seeds in enumerate(design.looks):
         open_courses = [course for course in courses.all if course.is_open]
-        differences = {course: difference_at(course.cell, seeds) for course in open_courses}
         if not open_courses:
             break
-        if any(difference is None for difference in differences.values()):
+        if not all(is_ready(course.cell, seeds) for course in open_courses):
             courses.next_seeds = seeds
             break
-        known_differences = {course: difference for course, difference in differences.items() if difference}
-        _look(design, index, courses, known_differences, cell_count)
+        differences = {}
+        for course in open_courses:
+            if difference := difference_at(course.cell, seeds):
+                differences[course] = difference
+            else:
+                course.reason = "no predictions"
+        _look(design, index, courses, differences)
     return courses
 
 
@@ -145,10 +159,9 @@ def _look(
     index: int,
     courses: Courses[AnyCell],
     differences: dict[CellCourse[AnyCell], Difference],
-    cell_count: int,
 ) -> None:
     """Test the open cells at one look, and close those that need no more seeds."""
-    levels = {}
+    levels, cell_count = {}, len(courses.all)
     for outcome in ("non-inferior", "inferior"):
         p_values = {
             course: (difference.p_non_inferior if outcome == "non-inferior" else difference.p_inferior)(design.margin)
@@ -171,11 +184,9 @@ def _look(
         )
         if course.outcome == "undecided":
             course.reason = _reason_to_stop(design, index, difference, design.levels(KIND_LEVEL / cell_count)[-1])
-    is_answered = False
     for course in courses.all:
-        if is_answered and course.is_open:
+        if course.is_open and course.size >= courses.answer_size:
             course.reason = "not needed"
-        is_answered |= course.outcome == "non-inferior"
 
 
 def _with_interval(difference: Difference, level: float) -> Difference:

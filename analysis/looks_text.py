@@ -9,7 +9,9 @@ _REASON_TEXTS = {
     "examples": "the test examples alone cannot decide it, because a verdict is unlikely with any number of seeds",
     "seeds": "a verdict is unlikely with the most seeds",
     "most seeds": "it has the most seeds, and no verdict",
-    "not needed": "a smaller cell is as good as the reference, so its verdict does not matter for the answer",
+    "not needed": "a cell that is not larger is as good as the reference, so its verdict does not matter",
+    "not confirmed": "it has no confirmed trial",
+    "no predictions": "its predictions, or those of the reference, cannot be used",
 }
 
 
@@ -27,7 +29,7 @@ def design_sentences(group: Group) -> list[str]:
         "At each look, each p value is compared with its own level. The levels follow from how much of 2.5 % each kind "
         "of verdict may spend up to a look (Lan and DeMets; spending function of Hwang, Shih and DeCani with γ = -3), "
         "and from Holm's method, which shares this among the cells. So the chance that any verdict is wrong, over all "
-        "looks, is at most 5 %. Intervals are repeated 95 % intervals: those of all looks together miss the true "
+        "looks, is about 5 % at most. Intervals are repeated 95 % intervals: those of all looks together miss the true "
         "difference with a chance of 5 %. Means of cells that were decided early lie a little too far from the margin.",
     ]
 
@@ -49,7 +51,7 @@ def look_sentence(group: Group) -> str:
         if count
     ]
     next_text = f"the next look is at {all_courses.next_seeds} seeds" if all_courses.next_seeds else "no more seeds"
-    return f"look at {seeds} seeds, {group.title}: {', '.join(counts)} (smaller cells); {next_text}"
+    return f"look at {seeds} seeds, {group.title}: of the smaller cells, {', '.join(counts)}; {next_text}"
 
 
 def _count(all_courses: Courses[Cell], outcome: str) -> int:
@@ -62,8 +64,10 @@ def ending_sentences(group: Group) -> list[str]:
     The list is empty for a run with a fixed number of seeds.
     """
     all_courses, reference, design = courses(group), reference_cell(group), group.design
-    if all_courses is None or reference is None or design is None:
+    if design is None:
         return []
+    if all_courses is None or reference is None:
+        return ["Not decided, because the reference is not confirmed."]
     margin_text, seeds_text = f"{100 * design.margin:g} pp", f"{len(reference.confirmed_trials)} seeds of the reference"
     if all_courses.next_seeds is not None:
         waiting = listed([cell.label for cell in all_courses.wanted])
@@ -77,20 +81,18 @@ def ending_sentences(group: Group) -> list[str]:
             if best
             else f"every smaller cell is worse than the reference by more than {margin_text}"
         )
-        return [f"Decided with {seeds_text}: {answer}."]
-    texts = [
-        f"{course.cell.label} is open after {course.looks[-1].seeds} seeds: {_REASON_TEXTS[course.reason]}."
-        for course in _open_courses(all_courses)
-    ]
-    return [f"Not decided with {seeds_text}.", *texts]
+        is_useless = best is not None and not group.is_above_no_prompt(best)
+        note = " But it is not above the model without a prompt." if is_useless else ""
+        return [f"Decided with {seeds_text}: {answer}.{note}"]
+    return [f"Not decided with {seeds_text}.", *map(_open_sentence, _open_courses(all_courses))]
+
+
+def _open_sentence(course: CellCourse[Cell]) -> str:
+    seeds_text = f" after {course.looks[-1].seeds} seeds" if course.looks else ""
+    return f"{course.cell.label} is open{seeds_text}: {_REASON_TEXTS[course.reason]}."
 
 
 def _open_courses(all_courses: Courses[Cell]) -> list[CellCourse[Cell]]:
     """Return the courses of the cells without a verdict that matter for the answer, smallest first."""
-    open_courses = []
-    for course in all_courses.all:
-        if course.outcome == "non-inferior":
-            break
-        if course.outcome == "undecided" and course.reason and course.looks:
-            open_courses.append(course)
-    return open_courses
+    smaller_courses = [course for course in all_courses.all if course.size < all_courses.answer_size]
+    return [course for course in smaller_courses if course.outcome == "undecided" and course.reason]

@@ -97,8 +97,8 @@ def simulate_sweeps(
         futile = look.chance(design.most_seeds, final_level) < FUTILE_CHANCE
         closed |= undecided & ((unlimited < FUTILE_CHANCE) | hopeless | futile)
         closed |= ~good & ~worse & (np.cumsum(good, axis=1) > 0)  # a smaller cell is as good
-    if_good = np.cumsum(good, axis=1) > 0
-    is_decided = (worse | if_good).all(axis=1)
+    is_answered = np.cumsum(good, axis=1) > 0
+    is_decided = (worse | is_answered).all(axis=1)
     right = (good & (gaps_C < design.margin)) | (worse & (gaps_C > design.margin))
     total_seeds = last_seeds.sum(axis=1) + last_seeds.max(axis=1)
     return Chances(

@@ -216,7 +216,8 @@ def _run(arguments: argparse.Namespace, argument_words: list[str]) -> int:
     from sweeps.results.store import Store
     from sweeps.search.seed_rounds import keep_looks
 
-    space = settings.with_settings(spaces.load(arguments.space, arguments.profile), _parse_settings(arguments.set))
+    changed_settings = _parse_settings(arguments.set)
+    space = settings.with_settings(spaces.load(arguments.space, arguments.profile), changed_settings)
     space = settings.with_seeds(looks.with_margin(space, arguments.margin), arguments.seeds)
     store = Store(arguments.out, f"{space.name}-{space.profile}" if arguments.name is None else arguments.name)
     if arguments.most_seeds and not arguments.until_decided:
@@ -226,7 +227,8 @@ def _run(arguments: argparse.Namespace, argument_words: list[str]) -> int:
     if arguments.until_decided:
         plan = looks.with_looks(plan, noise_by_task, seeds=arguments.seeds, most_seeds=arguments.most_seeds)
     if not arguments.fresh:
-        plan = keep_looks(plan, store, seeds=arguments.seeds, most_seeds=arguments.most_seeds)
+        margin = plan.space.margin if arguments.margin or "margin" in changed_settings else None
+        plan = keep_looks(plan, store, margin=margin, seeds=arguments.seeds, most_seeds=arguments.most_seeds)
     if arguments.dry_run and arguments.probe:
         raise ValueError("--dry-run measures nothing, but --probe does: give one of them")
     if arguments.fresh and arguments.probe:

@@ -273,7 +273,7 @@ class Sweep(Listener):
             finished=finished_records,
             failed=earlier_work.failed,
             interrupted=self.store.interrupted_trials(),
-            reuse_trial=other_runs.reuse_trial,
+            reuse_trial=other_runs.reuse_nothing if self.plan.design else other_runs.reuse_trial,
             warm_start_records=records_for_warm_start,
             seeds_needed=self._seeds_needed,
         )

@@ -92,7 +92,7 @@ def data(info: Info) -> list[Row]:
     rows: list[Row] = []
     for course in info.courses:
         for look in course.looks:
-            difference = look.difference
+            difference, is_last = look.difference, look is course.looks[-1]
             rows.append(
                 {
                     "cell": course.cell.label,
@@ -101,8 +101,8 @@ def data(info: Info) -> list[Row]:
                     "difference_pp": 100 * difference.mean,
                     "difference_pp_low": 100 * difference.low,
                     "difference_pp_high": 100 * difference.high,
-                    "outcome": course.outcome,
-                    "reason": course.reason,
+                    "outcome": course.outcome if is_last else "",
+                    "reason": course.reason if is_last else "",
                 }
             )
     return rows

@@ -44,7 +44,7 @@ def render(info: Info[Row]) -> Table:
         caption=f"Looks until it is decided: {info.group.title}",
         columns=(
             Column(title="smaller cell", align="left", text=lambda row: row.label),
-            Column(title="seeds", text=lambda row: str(row.look.seeds)),
+            Column(title="seeds", text=_seeds_text),
             Column(title="difference, pp", text=lambda row: str(row.look.difference)),
             Column(
                 title="p, non-inferior",
@@ -57,6 +57,12 @@ def render(info: Info[Row]) -> Table:
         ),
         notes=tuple(design_sentences(info.group)),
     )
+
+
+def _seeds_text(row: Row) -> str:
+    """Return the seeds of the look; in brackets those of the cell and the reference that did not diverge, if fewer."""
+    counts = row.look.difference.seed_count_a, row.look.difference.seed_count_b
+    return str(row.look.seeds) + (f" ({counts[0]}, {counts[1]})" if min(counts) < row.look.seeds else "")
 
 
 def _number(value: float) -> str:

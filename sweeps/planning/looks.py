@@ -60,7 +60,7 @@ def with_looks(plan: Plan, noise_by_task: NoiseByTask, *, seeds: int | None, mos
 
 def with_design(plan: Plan, design: SequentialDesign) -> Plan:
     """Return the plan with these looks."""
-    space = dataclasses.replace(plan.space, confirm_seeds=design.looks[0])
+    space = dataclasses.replace(plan.space, confirm_seeds=design.looks[0], margin=design.margin)
     return dataclasses.replace(plan, space=space, design=design)
 
 

@@ -104,6 +104,13 @@ class OtherRuns:
                 )
                 self._original_key_by_key[key] = record.key
 
+    @staticmethod
+    def reuse_nothing(key: str, cell: str, stratum: str) -> None:
+        """Take the place of `reuse_trial` where seeds are added until it is decided.
+
+        A verdict must not rest on seeds whose results were known when margin and looks were chosen.
+        """
+
     def reuse_trial(self, key: str, cell: str, stratum: str) -> TrialRecord | None:
         """Copy the finished trial of this key into the sweep's store, and return its record.
 

@@ -212,7 +212,7 @@ class TrialQueue:
         cell_search.has_queued_confirm_trials = True
         winning_config_by_stratum: dict[str, TrialConfig] = {}
         if not cell_search.planned_count:  # the space has no search trials, and the cell has one configuration only
-            config = self._search_config(cell_search.cell, {})
+            config = self._confirmed_config(cell_search.cell) or self._search_config(cell_search.cell, {})
             winning_config_by_stratum[self.space.stratum(cell_search.cell, config)] = config
         for stratum in sorted({record.stratum or "" for record in cell_search.records}):
             winning_record = winner(record for record in cell_search.records if (record.stratum or "") == stratum)
@@ -221,6 +221,13 @@ class TrialQueue:
         for stratum, config in winning_config_by_stratum.items():
             self._winners[cell_search.cell.name, stratum] = cell_search, stratum, config
             self._queue_seeds(cell_search, stratum, config, self.space.confirm_seeds)
+
+    def _confirmed_config(self, cell: Cell) -> TrialConfig | None:
+        """Return the configuration that earlier commands have confirmed in a cell; None if there is none."""
+        finished_records = self._finished_record_by_key.values()
+        confirmed = (record for record in finished_records if (record.phase, record.cell) == ("confirm", cell.name))
+        record = next(confirmed, None)
+        return TrialConfig.from_dict(record.config) if record else None
 
     def _queue_seeds(self, cell_search: _CellSearch, stratum: str, winning_config: TrialConfig, seeds: int) -> None:
         """Queue confirm trials until the winner has so many seeds.

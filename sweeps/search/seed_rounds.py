@@ -40,18 +40,19 @@ class SeedRounds:
         return seeds_by_cell
 
 
-def keep_looks(plan: Plan, store: Store, *, seeds: int | None, most_seeds: int | None) -> Plan:
+def keep_looks(plan: Plan, store: Store, *, margin: float | None, seeds: int | None, most_seeds: int | None) -> Plan:
     """Return the plan with the looks that the store's run has begun with, because looks are fixed before the first
     seed.
 
     Args:
+        margin: the margin for which the command asks, as a fraction, or None.
         seeds, most_seeds: the values of `--seeds` and `--most-seeds`, or None.
 
     Raises:
         ValueError: The command asks for other looks than those of the run.
     """
     values = (store.manifest() or {}).get("space", {}).get("until_decided")
-    advice = "give --name for a new run, in which --reuse takes the finished search trials of this one"
+    advice = "give --name for a new run (its confirm trials are trained again)"
     if not values:
         if plan.design and any(record.phase == "confirm" for record in store.readable_records()):
             raise ValueError(
@@ -59,7 +60,12 @@ def keep_looks(plan: Plan, store: Store, *, seeds: int | None, most_seeds: int |
                 f"of them: {advice}"
             )
         return plan
-    design = SequentialDesign.from_dict(values)
+    try:
+        design = SequentialDesign.from_dict(values)
+    except ValueError as error:
+        raise ValueError(
+            f"manifest.json of run {store.run!r} is damaged ({error}): repair it, or give --name"
+        ) from None
     kept_text = (
         f"run {store.run!r} adds seeds until it is decided, with a margin of {100 * design.margin:g} pp, a first look "
         f"at {design.looks[0]} seeds and at most {design.most_seeds} seeds"
@@ -67,7 +73,7 @@ def keep_looks(plan: Plan, store: Store, *, seeds: int | None, most_seeds: int |
     if plan.design is None:
         raise ValueError(f"{kept_text}: give --until-decided again, or --name for a new run")
     if (
-        design.margin != plan.space.margin
+        margin not in (None, design.margin)
         or most_seeds not in (None, design.most_seeds)
         or seeds not in (None, design.looks[0])
     ):

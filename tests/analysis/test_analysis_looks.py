@@ -35,12 +35,13 @@ class Scores:
     def difference(self, cell, seeds):
         return estimate_difference(self.cells[cell][:seeds], self.reference[:seeds])
 
-    def looks(self, design=DESIGN, known_seeds=20):
+    def looks(self, design=DESIGN, known_seeds=20, sizes=None):
         return run_looks(
             design,
             range(len(self.cells)),
-            cell_count=len(self.cells),
-            difference_at=lambda cell, seeds: self.difference(cell, seeds) if seeds <= known_seeds else None,
+            size_of=lambda cell: sizes[cell] if sizes else cell,
+            is_ready=lambda cell, seeds: seeds <= known_seeds,
+            difference_at=self.difference,
         )
 
 
@@ -56,6 +57,26 @@ def test_no_more_seeds_go_to_cells_that_do_not_matter():
     assert courses.all[0].outcome == "non-inferior" and courses.next_seeds is None and courses.is_decided
     assert {course.outcome for course in courses.all[1:]} <= {"non-inferior", "undecided"}
     assert {course.reason for course in courses.all[1:] if course.outcome == "undecided"} <= {"not needed"}
+
+
+def test_of_equally_large_cells_one_that_is_as_good_is_enough():
+    design = make_design(0.1, first_look=3, most_seeds=20, examples=2022, noise=ASSUMED_NOISE)
+    courses = Scores([0.1, 0.0], spread=0.001).looks(design, sizes=[7, 7])
+    assert [course.outcome for course in courses.all] == ["undecided", "non-inferior"]
+    assert courses.all[0].reason == "not needed" and courses.is_decided and courses.next_seeds is None
+
+
+def test_a_smaller_cell_without_a_test_keeps_the_question_open():
+    design = make_design(0.1, first_look=3, most_seeds=20, examples=2022, noise=ASSUMED_NOISE)
+    scores = Scores([0.0, 0.0], spread=0.001)
+    for reason, options in (
+        ("not confirmed", {"is_confirmed": lambda cell: cell == 1, "difference_at": scores.difference}),
+        ("no predictions", {"difference_at": lambda cell, seeds: scores.difference(cell, seeds) if cell else None}),
+    ):
+        courses = run_looks(design, range(2), size_of=lambda cell: cell, is_ready=lambda cell, seeds: True, **options)
+        assert [course.reason for course in courses.all] == [reason, ""]
+        assert courses.all[1].outcome == "non-inferior"
+        assert not courses.is_decided and courses.next_seeds is None
 
 
 def test_seeds_are_added_to_the_open_cells_alone():

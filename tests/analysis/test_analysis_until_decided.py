@@ -21,7 +21,7 @@ DESIGN = {"margin": 0.02, "looks": [3, 5, 8], "times": [0.5, 0.75, 1.0]}
 
 def run_with_looks(store, gaps, design=DESIGN, **options):
     """Write a simulated run, with the looks in its manifest."""
-    path = simulated_run(store, gaps, **options)
+    path = simulated_run(store, gaps, **{"only_these_cells": True, **options})
     file = path / "manifest.json"
     manifest = json.loads(file.read_text())
     manifest["space"] |= {"until_decided": design, "margin": design["margin"]}
@@ -60,6 +60,14 @@ def test_an_unfinished_run_says_which_seeds_the_next_look_needs(store):
     ]
     table = looks.render(looks.compute(group))
     assert len(table.rows) == 1 and "more seeds" in table.rows[0]
+
+
+def test_a_planned_cell_that_is_not_confirmed_keeps_the_question_open(store):
+    group = group_of(run_with_looks(store, [0.3], seeds=8, n=2000, spread=0.002, only_these_cells=False))
+    assert courses(group).all[0].outcome == "inferior" and not courses(group).is_decided
+    sentences = ending_sentences(group)
+    assert sentences[0] == "Not decided with 8 seeds of the reference."
+    assert "LoPT-1 n=30 r=5 is open: it has no confirmed trial." in sentences
 
 
 def test_open_cells_say_why(store):
