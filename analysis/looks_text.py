@@ -74,17 +74,24 @@ def ending_sentences(group: Group) -> list[str]:
         return [f"Not decided yet: the next look is at {all_courses.next_seeds} seeds of the reference and {waiting}."]
     if not all_courses.all:
         return ["Open, because no smaller cell could be tested."]
+    best = next((course.cell for course in all_courses.all if course.outcome == "non-inferior"), None)
+    is_useless = best is not None and not group.is_above_no_prompt(best)
+    note = " But it is not above the model without a prompt." if is_useless else ""
     if all_courses.is_decided:
-        best = next((course.cell for course in all_courses.all if course.outcome == "non-inferior"), None)
         answer = (
             f"{cell_name(best)} is the smallest cell that is as good as the reference within {margin_text}"
             if best
             else f"every smaller cell is worse than the reference by more than {margin_text}"
         )
-        is_useless = best is not None and not group.is_above_no_prompt(best)
-        note = " But it is not above the model without a prompt." if is_useless else ""
         return [f"Decided with {seeds_text}: {answer}.{note}"]
-    return [f"Not decided with {seeds_text}.", *map(_open_sentence, _open_courses(all_courses))]
+    open_texts = map(_open_sentence, _open_courses(all_courses))
+    if best is None:
+        return [f"Not decided with {seeds_text}.", *open_texts]
+    return [
+        f"Decided in part, with {seeds_text}: {cell_name(best)} is as good as the reference within {margin_text}. "
+        f"Whether a smaller cell is, too, is open.{note}",
+        *open_texts,
+    ]
 
 
 def _open_sentence(course: CellCourse[Cell]) -> str:

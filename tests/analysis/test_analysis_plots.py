@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from itertools import combinations, pairwise, product
 
 import matplotlib
@@ -15,6 +16,7 @@ from matplotlib.text import Text
 
 from analysis import published, style
 from analysis.cells import groups
+from analysis.group_sequential import SequentialDesign
 from analysis.labels import MARKER_COST, Labels
 from analysis.load import load
 from analysis.plots.curves import learning_curve
@@ -24,6 +26,7 @@ from analysis.render import Table, csv
 from analysis.style import move_apart
 from lopt import methods
 from tests.analysis.conftest import Store
+from tests.analysis.simulated import simulated_run
 
 TABLES, PLOTS = scan("analysis.tables", TableSpec), scan("analysis.plots", PlotSpec)
 
@@ -35,6 +38,14 @@ def full(tmp_path_factory):
     return groups(load([run.fill(seeds=3, predictions=True)]))[0]
 
 
+@pytest.fixture(scope="module")
+def with_looks(tmp_path_factory):
+    """The group of a run that adds seeds until it is decided."""
+    root = tmp_path_factory.mktemp("looks") / "results"
+    (group,) = groups(load([simulated_run(lambda **settings: Store(root=root, **settings), [0.3, 0.0])]))
+    return replace(group, design=SequentialDesign(margin=group.margin, looks=(3, 5), times=(0.6, 1.0)))
+
+
 @pytest.fixture
 def empty(store):
     """The group of a run without any trial."""
@@ -42,9 +53,9 @@ def empty(store):
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_every_table_keeps_the_contract(name, full, empty):
+def test_every_table_keeps_the_contract(name, full, empty, with_looks):
     spec = TABLES[name]
-    for group in (full, empty):
+    for group in (full, empty, with_looks):
         subject = (group,) if spec.across else group
         info = spec.info(subject)
         assert info == spec.info(subject)  # computed from the group alone
@@ -56,10 +67,10 @@ def test_every_table_keeps_the_contract(name, full, empty):
 
 
 @pytest.mark.parametrize("name", PLOTS)
-def test_every_plot_keeps_the_contract(name, full, empty):
+def test_every_plot_keeps_the_contract(name, full, empty, with_looks):
     spec = PLOTS[name]
     assert isinstance(spec.info(empty), Missing) and spec.info(empty).reason
-    info = spec.info(full)
+    info = spec.info(with_looks if name == "looks" else full)
     assert re.search(r"interval|error bars", spec.caption(info)), "a caption says what the error bars are"
     files = style.figure_files(spec.draw(info))
     assert files == style.figure_files(spec.draw(info)), "the files of two runs are the same"

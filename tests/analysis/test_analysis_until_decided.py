@@ -70,6 +70,14 @@ def test_a_planned_cell_that_is_not_confirmed_keeps_the_question_open(store):
     assert "LoPT-1 n=30 r=5 is open: it has no confirmed trial." in sentences
 
 
+def test_a_larger_cell_may_be_as_good_while_a_smaller_one_is_open(store):
+    group = group_of(run_with_looks(store, [0.02, 0.0], seeds=8, n=4000, spread=0.001))
+    assert [course.outcome for course in courses(group).all] == ["undecided", "non-inferior"]
+    first, second = ending_sentences(group)
+    assert first.startswith("Decided in part, with 8 seeds of the reference: LoPT-1 (n = 10, r = 2")
+    assert second.startswith("LoPT-1 n=10 r=1 is open after ")
+
+
 def test_open_cells_say_why(store):
     group = group_of(run_with_looks(store, [0.02], seeds=8, n=60))
     (course,) = courses(group).all

@@ -163,6 +163,6 @@ def test_beyond_the_gpu_hours_no_trial_starts_and_running_trials_end(clock, gpu_
 @pytest.mark.parametrize("gpus", [0, 1])
 def test_a_trial_in_local_mode_has_the_gpu_alone(tmp_path, monkeypatch, gpus):
     monkeypatch.setattr("torch.cuda.is_available", lambda: bool(gpus))
-    plan = SimpleNamespace(space=SimpleNamespace(all_sample_configs=[]))
+    plan = SimpleNamespace(space=SimpleNamespace(all_sample_configs=[]), design=None)
     local_sweep = Sweep(plan, Store(tmp_path, "r"), Options(local_mode=True), [])
     assert local_sweep._gpus_of({"shares_backbone": True}) == gpus
