@@ -30,7 +30,9 @@ class Progress(Listener):
         done_count: Number of trials that earlier commands have finished.
         steps_left: Returns the expected number of steps still to do, given the steps that each running trial has done.
         total_grows: Whether each confirm trial adds one to the total when it starts, because the number of confirm
-            trials is not known beforehand (in a free search, and if seeds are added until it is decided).
+            trials is not known beforehand (in a free search).
+        count_left: Returns the number of trials that are left or running, if seeds may be added until it is decided.
+            The total then follows from it.
     """
 
     def __init__(
@@ -40,7 +42,9 @@ class Progress(Listener):
         done_count: int,
         steps_left: Callable[[Mapping[str, int]], float],
         total_grows: bool = False,
+        count_left: Callable[[], int] | None = None,
     ) -> None:
+        self._count_left = count_left
         self._total_count, self._done_count = total_count, done_count
         self._steps_left, self._total_grows = steps_left, total_grows
         self.status_counts: Counter[str] = Counter()  # number of ended trials by status
@@ -53,14 +57,19 @@ class Progress(Listener):
         self._line_width = 0  # of the last line on the terminal
 
     @classmethod
-    def of_queue(cls, queue: TrialQueue, done_count: int, *, total_grows: bool) -> Progress:
-        """Return the progress of a queue whose sweep has so many finished trials."""
+    def of_queue(cls, queue: TrialQueue, done_count: int, *, adds_seeds: bool) -> Progress:
+        """Return the progress of a queue whose sweep has so many finished trials.
+
+        `adds_seeds` says whether seeds are added until it is decided.
+        """
+        total_grows = queue.space.by_size
         search_count, confirm_count = queue.count_unfinished_trials()
         return cls(
             total_count=done_count + search_count + (0 if total_grows else confirm_count),
             done_count=done_count,
             steps_left=queue.steps_left,
             total_grows=total_grows,
+            count_left=(lambda: sum(queue.count_unfinished_trials())) if adds_seeds else None,
         )
 
     def on_started(self, job: Job) -> None:
@@ -124,6 +133,8 @@ class Progress(Listener):
 
     def line(self) -> str:
         """Return the line: elapsed time, counts, the best trial and the time left."""
+        if self._count_left:
+            self._total_count = self._done_count + self._count_left()
         parts = [f"{self._done_count}/{self._total_count} done", f"{len(self._steps_by_key)} running"]
         parts.append(f"{self.status_counts['stopped']} stopped")
         if self.status_counts["diverged"]:

@@ -281,8 +281,8 @@ class Sweep(Listener):
             other_runs.announce(self.plan.search_trial_count + (self.plan.confirm_trial_count or 0))
         if options.warm_start:
             announce_warm_start(space, records_for_warm_start)
-        total_grows = space.by_size or self.plan.design is not None  # confirm trials are known only when they start
-        self._followers.insert(0, Progress.of_queue(queue, len(finished_records), total_grows=total_grows))
+        adds_seeds = self.plan.design is not None
+        self._followers.insert(0, Progress.of_queue(queue, len(finished_records), adds_seeds=adds_seeds))
         early_stopping = EarlyStopping(
             space.stopping_rule, audit_share=options.audit, audited_steps=self._audited_steps()
         )

@@ -55,6 +55,7 @@ def open_run(tmp_path_factory):
 def test_a_wide_margin_is_decided_at_the_first_look(tmp_path, capsys):
     assert sweep(tmp_path, "--margin", "60") == 0
     out = capsys.readouterr().out
+    assert "0/12 done" in out and "12/12 done" in out
     assert "Decided with 3 seeds of the reference: LoPT-2 (n = 4, r = 1, 64 parameters) is the smallest cell" in out
     assert set(map(tuple, confirm_seeds(tmp_path).values())) == {(1, 2, 3)}
     design = json.loads((tmp_path / RUN / "manifest.json").read_text())["space"]["until_decided"]
