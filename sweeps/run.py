@@ -218,7 +218,7 @@ def _run(arguments: argparse.Namespace, argument_words: list[str]) -> int:
 
     changed_settings = _parse_settings(arguments.set)
     space = settings.with_settings(spaces.load(arguments.space, arguments.profile), changed_settings)
-    space = settings.with_seeds(looks.with_margin(space, arguments.margin), arguments.seeds)
+    space = settings.with_seeds(settings.with_margin(space, arguments.margin), arguments.seeds)
     store = Store(arguments.out, f"{space.name}-{space.profile}" if arguments.name is None else arguments.name)
     if arguments.most_seeds and not arguments.until_decided:
         raise ValueError("--most-seeds goes with --until-decided: add --until-decided, or leave out --most-seeds")

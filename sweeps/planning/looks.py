@@ -8,12 +8,6 @@ from analysis.power_text import chance, pp
 from analysis.sequential_power import Chances, simulate_sweeps
 from sweeps.planning.decisions import NoiseByTask, planned_comparisons
 from sweeps.planning.plan import Plan
-from sweeps.space import Space
-
-
-def with_margin(space: Space, margin: float | None) -> Space:
-    """Return the space with another margin (a fraction); None leaves it as it is."""
-    return space if margin is None else dataclasses.replace(space, margin=margin)
 
 
 def with_looks(plan: Plan, noise_by_task: NoiseByTask, *, seeds: int | None, most_seeds: int | None) -> Plan:

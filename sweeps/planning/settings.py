@@ -41,6 +41,11 @@ def with_seeds(space: Space, seeds: int | None) -> Space:
     return space if seeds is None else dataclasses.replace(space, confirm_seeds=seeds)
 
 
+def with_margin(space: Space, margin: float | None) -> Space:
+    """Return the space with another margin (a fraction); None leaves it as it is."""
+    return space if margin is None else dataclasses.replace(space, margin=margin)
+
+
 def _with_setting(space: Space, key: str, text: str) -> Space:
     names_in_search = {name for cell in space.cells for name in cell.search}
     method, dot, field = key.rpartition(".")

@@ -1,6 +1,7 @@
 """The seeds that a sweep adds until its question is decided (`--until-decided`)."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from analysis.cells import groups
 from analysis.comparisons import courses, reference_cell
@@ -51,7 +52,8 @@ def keep_looks(plan: Plan, store: Store, *, margin: float | None, seeds: int | N
     Raises:
         ValueError: The command asks for other looks than those of the run.
     """
-    values = (store.manifest() or {}).get("space", {}).get("until_decided")
+    old_space = (store.manifest() or {}).get("space", {})
+    values = old_space.get("until_decided")
     advice = "give --name for a new run (its confirm trials are trained again)"
     if not values:
         if plan.design and any(record.phase == "confirm" for record in store.readable_records()):
@@ -78,16 +80,18 @@ def keep_looks(plan: Plan, store: Store, *, margin: float | None, seeds: int | N
         or seeds not in (None, design.looks[0])
     ):
         raise ValueError(f"{kept_text}, which cannot be changed afterwards: {advice}")
-    if changed_names := _changed_parts(plan, store):
+    if changed_names := _changed_parts(plan, old_space):
         raise ValueError(
             f"{kept_text}. What it compares cannot be changed any more ({', '.join(changed_names)}): {advice}"
         )
     return with_design(plan, design)
 
 
-def _changed_parts(plan: Plan, store: Store) -> list[str]:
-    """Return which parts of the plan that decide the cells, their winners or the reference are not those of the run."""
-    old_space = (store.manifest() or {}).get("space", {})
+def _changed_parts(plan: Plan, old_space: Mapping[str, Any]) -> list[str]:
+    """Return which parts of the plan that decide the cells, their winners or the reference are not those of the run.
+
+    `old_space` is the space in the run's manifest.
+    """
     old_parts = {
         "cells": [(cell.get("name"), cell.get("search")) for cell in old_space.get("cells", [])],
         "trials": old_space.get("trials_per_cell"),
