@@ -7,8 +7,8 @@ from analysis.looks import CellCourse, Courses
 
 _REASON_TEXTS = {
     "examples": "the test examples alone cannot decide it, because a verdict is unlikely with any number of seeds",
-    "seeds": "a verdict is unlikely with the most seeds",
-    "most seeds": "it has the most seeds, and no verdict",
+    "seeds": "a verdict is unlikely even with as many seeds as the run allows",
+    "most seeds": "it has the most seeds that the run allows, and no verdict",
     "not needed": "a cell that is not larger is as good as the reference, so its verdict does not matter",
     "not confirmed": "it has no confirmed trial",
     "no predictions": "its predictions, or those of the reference, cannot be used",
@@ -89,7 +89,7 @@ def ending_sentences(group: Group) -> list[str]:
         return [f"Not decided with {seeds_text}.", *open_texts]
     return [
         f"Decided in part, with {seeds_text}: {cell_name(best)} is as good as the reference within {margin_text}. "
-        f"Whether a smaller cell is, too, is open.{note}",
+        f"It is open whether a smaller cell is as good, too.{note}",
         *open_texts,
     ]
 
