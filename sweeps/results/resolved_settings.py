@@ -9,7 +9,7 @@ from typing import Any
 from lopt.config import TrialConfig
 from sweeps.results.store import Store
 
-_RESOLVED_FIELDS = ("precision", "data_revision", "model_revision")
+_REVISION_FIELDS = ("data_revision", "model_revision")
 
 
 class ResolvedSettings:
@@ -22,7 +22,8 @@ class ResolvedSettings:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._finished_configs: list[dict[str, Any]] = []  # configurations of the run's records
-        self._resolved_by_key: dict[tuple[str, str, str], dict[str, Any]] = {}  # by `_resolution_key`
+        self._revisions: dict[tuple[str, str], dict[str, str]] = {}  # by backbone and task
+        self._automatic_precisions: dict[tuple[str, str], str] = {}  # what "auto" became, by backbone and task
         self._former_defaults: Mapping[str, Any] = {}
 
     def keep_former_defaults(self, former_defaults: Mapping[str, Any]) -> None:
@@ -57,11 +58,14 @@ class ResolvedSettings:
             ValueError: Trials of the run have another precision, other data or other weights.
         """
         for config, values in zip(configs, resolved_configs, strict=True):
-            self._resolved_by_key[_resolution_key(config)] = {name: values[name] for name in _RESOLVED_FIELDS}
+            pair = config.backbone, config.task
+            self._revisions[pair] = {name: values[name] for name in _REVISION_FIELDS}
+            if config.precision == "auto":
+                self._automatic_precisions[pair] = values["precision"]
         for finished_config in self._finished_configs:
             pair = finished_config["backbone"], finished_config["task"]
             comparable_configs = [values for values in resolved_configs if (values["backbone"], values["task"]) == pair]
-            for name in _RESOLVED_FIELDS:
+            for name in ("precision", *_REVISION_FIELDS):
                 if comparable_configs and all(values[name] != finished_config[name] for values in comparable_configs):
                     field_title = name.replace("_", " ")
                     raise ValueError(
@@ -71,13 +75,13 @@ class ResolvedSettings:
                     )
 
     def __call__(self, config: TrialConfig) -> TrialConfig:
-        """Return the configuration with its resolved settings, and with former defaults for options that are None."""
+        """Return the configuration with its resolved settings, and with former defaults for options that are None.
+
+        A configuration of an interrupted trial comes with the precision that it began with, and keeps it.
+        """
         unset_names = {name for name, value in config.options.items() if value is None}
         former_defaults = {name: value for name, value in self._former_defaults.items() if name in unset_names}
         options = {**config.options, **former_defaults}
-        return config.replace(**self._resolved_by_key[_resolution_key(config)], options=options)
-
-
-def _resolution_key(config: TrialConfig) -> tuple[str, str, str]:
-    """Return the settings that decide how a configuration is resolved."""
-    return config.backbone, config.task, config.precision
+        pair = config.backbone, config.task
+        precision = self._automatic_precisions[pair] if config.precision == "auto" else config.precision
+        return config.replace(precision=precision, **self._revisions[pair], options=options)

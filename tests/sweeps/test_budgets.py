@@ -32,11 +32,11 @@ def test_a_budget_of_time_exits_with_4(tmp_path):
     assert sweep(tmp_path, "--max-wall-time=0.001s") == 4
 
 
-@pytest.mark.parametrize("step", [2, 9, 40])
-def test_a_budget_of_time_ends_the_running_trial_at_its_next_evaluation(tmp_path, monkeypatch, capsys, step):
+@pytest.mark.parametrize(("step", "precision"), [(2, "fp32"), (2, "auto"), (9, "fp32"), (40, "fp32")])
+def test_a_budget_of_time_ends_the_running_trial_at_its_next_evaluation(tmp_path, monkeypatch, capsys, step, precision):
     """The trial leaves a checkpoint and no record, and its final result is that of a trial that was never stopped. Step
     40 belongs to a confirm trial."""
-    original_update, steps = Trial.update, []
+    original_update, steps, setting = Trial.update, [], ("--set", f"precision={precision}")
 
     def update(self):
         steps.append(self.step)
@@ -45,18 +45,18 @@ def test_a_budget_of_time_ends_the_running_trial_at_its_next_evaluation(tmp_path
     with monkeypatch.context() as patch:
         patch.setattr(Trial, "update", update)
         patch.setattr(Budget, "is_spent", lambda self: len(steps) >= step)
-        assert sweep(tmp_path, "--max-wall-time", "9h") == 4
+        assert sweep(tmp_path, *setting, "--max-wall-time", "9h") == 4
     assert len(steps) <= step + 1, "an evaluation at every second step"
     run = tmp_path / "smoke-paper"
     assert {record.status for record in Store(tmp_path, "smoke-paper").records()} <= {"complete", "stopped"}
     assert len(list((run / "checkpoints").iterdir())) == 1
     assert json.loads((run / "manifest.json").read_text())["status"] == "stopped"
     assert "stopped at the budget, can be continued" in capsys.readouterr().out
-    assert sweep(tmp_path) == 0
+    assert sweep(tmp_path, *setting) == 0
     out = capsys.readouterr().out
     assert out.count("continues at") == 1
     assert not (run / "checkpoints").exists()
-    assert main([*SMALL, "--out", str(tmp_path / "undisturbed")]) == 0
+    assert main([*SMALL, *setting, "--out", str(tmp_path / "undisturbed")]) == 0
     results, undisturbed_results = (
         {
             record.key: (record.phase, record.status, record.steps, record.selection_loss)
