@@ -217,18 +217,23 @@ def _run(arguments: argparse.Namespace, argument_words: list[str]) -> int:
     from sweeps.search.seed_rounds import keep_looks
 
     changed_settings = _parse_settings(arguments.set)
+    for option, key, value in (("--margin", "margin", arguments.margin), ("--seeds", "confirm_seeds", arguments.seeds)):
+        if value is not None:
+            if key in changed_settings:
+                raise ValueError(f"{option} and --set {key} set the same number: give one of them")
+            changed_settings[key] = str(value)
     space = settings.with_settings(spaces.load(arguments.space, arguments.profile), changed_settings)
-    space = settings.with_seeds(settings.with_margin(space, arguments.margin), arguments.seeds)
+    seeds = space.confirm_seeds if "confirm_seeds" in changed_settings else None
+    margin = space.margin if "margin" in changed_settings else None
     store = Store(arguments.out, f"{space.name}-{space.profile}" if arguments.name is None else arguments.name)
     if arguments.most_seeds and not arguments.until_decided:
         raise ValueError("--most-seeds goes with --until-decided: add --until-decided, or leave out --most-seeds")
     plan = make_plan(space)
     noise_by_task = _noise_by_task(plan, arguments.out)
     if arguments.until_decided:
-        plan = looks.with_looks(plan, noise_by_task, seeds=arguments.seeds, most_seeds=arguments.most_seeds)
+        plan = looks.with_looks(plan, noise_by_task, seeds=seeds, most_seeds=arguments.most_seeds)
     if not arguments.fresh:
-        margin = plan.space.margin if arguments.margin or "margin" in changed_settings else None
-        plan = keep_looks(plan, store, margin=margin, seeds=arguments.seeds, most_seeds=arguments.most_seeds)
+        plan = keep_looks(plan, store, margin=margin, seeds=seeds, most_seeds=arguments.most_seeds)
     if arguments.dry_run and arguments.probe:
         raise ValueError("--dry-run measures nothing, but --probe does: give one of them")
     if arguments.fresh and arguments.probe:

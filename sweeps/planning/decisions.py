@@ -18,12 +18,14 @@ class PlannedComparison:
     """The comparison of smaller cells with the reference, on one backbone and task (and one number of shots).
 
     Attributes:
+        shots: number of training examples of each class; None if all are used.
         examples: number of test examples; None if it is unknown before the data is read.
         smaller_cells: number of cells with fewer trainable parameters than the reference; None if sizes are searched.
     """
 
     backbone: str
     task: str
+    shots: int | None
     examples: int | None
     smaller_cells: int | None
 
@@ -38,6 +40,7 @@ def planned_comparisons(plan: Plan) -> list[PlannedComparison]:
         PlannedComparison(
             backbone=cells[0].sample_config.backbone,
             task=cells[0].sample_config.task,
+            shots=cells[0].sample_config.shots,
             examples=test_example_count(cells[0].sample_config),
             smaller_cells=smaller_cells,
         )

@@ -15,7 +15,7 @@ def with_looks(plan: Plan, noise_by_task: NoiseByTask, *, seeds: int | None, mos
 
     Args:
         noise_by_task: how much accuracies varied in earlier runs. Where there is none, it is assumed.
-        seeds, most_seeds: the values of `--seeds` and `--most-seeds`. The first look is at so many seeds.
+        seeds, most_seeds: the values of `--seeds` and `--most-seeds`, or None. The first look is at so many seeds.
 
     Raises:
         ValueError: The numbers do not fit, or the space has nothing to decide.
@@ -76,10 +76,11 @@ def look_lines(plan: Plan, noise_by_task: NoiseByTask) -> list[str]:
                 simulate_sweeps(plan.design, gaps=gaps, examples=comparison.examples, noise=noise)
                 for gaps in ([0.0] * comparison.smaller_cells, [gap] + [0.0] * (comparison.smaller_cells - 1))
             )
+            task = comparison.task + (f" ({comparison.shots}-shot)" if comparison.shots else "")
             lines.append(
-                f"             {comparison.task}: the chance that they end decided is {_chance_text(equal, plan)} if "
-                f"all smaller cells equal the reference, and {_chance_text(one_worse, plan)} if the smallest one "
-                f"is worse by {pp(gap)}"
+                f"             {task}: the chance that they end decided is {_chance_text(equal, plan)} if all smaller "
+                f"cells equal the reference, and {_chance_text(one_worse, plan)} if the smallest one is worse by "
+                f"{pp(gap)}"
             )
     return lines
 

@@ -36,16 +36,6 @@ def with_settings(space: Space, settings: Mapping[str, str]) -> Space:
     return space
 
 
-def with_seeds(space: Space, seeds: int | None) -> Space:
-    """Return the space with another number of confirm seeds; None leaves it as it is."""
-    return space if seeds is None else dataclasses.replace(space, confirm_seeds=seeds)
-
-
-def with_margin(space: Space, margin: float | None) -> Space:
-    """Return the space with another margin (a fraction); None leaves it as it is."""
-    return space if margin is None else dataclasses.replace(space, margin=margin)
-
-
 def _with_setting(space: Space, key: str, text: str) -> Space:
     names_in_search = {name for cell in space.cells for name in cell.search}
     method, dot, field = key.rpartition(".")

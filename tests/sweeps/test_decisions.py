@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from analysis.power import ASSUMED_NOISE, Design, Noise
 from sweeps import spaces
 from sweeps.planning import settings
 from sweeps.planning.decisions import decision_lines, decisions_to_dicts, planned_comparisons
+from sweeps.planning.looks import look_lines, with_looks
 from sweeps.planning.plan import make_plan
 from sweeps.run import main
 from sweeps.search.earlier_work import space_changes
@@ -19,7 +21,7 @@ NOISE = Noise(seed_sd=0.005, seed_disagreement=0.05, example_sd=0.1, source="mea
 
 def plan_of(name, profile="paper", seeds=5, **values):
     space = settings.with_settings(spaces.load(name, profile), values)
-    return make_plan(settings.with_seeds(space, seeds))
+    return make_plan(settings.with_settings(space, {"confirm_seeds": str(seeds)}))
 
 
 def text_of(plan, noise_by_task=None):
@@ -152,3 +154,18 @@ def test_the_plan_names_the_reference_and_the_margin(capsys):
     assert main(["--space", "ablation", "--dry-run", "--set", "margin=0.02"]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  reference")]
     assert "prompt_tuning with length 10" in line and "worse by less than 2 pp" in line
+
+
+def test_looks_of_two_numbers_of_shots_are_told_apart():
+    space = spaces.load("ablation", "demo")
+    cells = [cell for cell in space.cells if cell.name in ("prompt_tuning n=10", "lopt1 n=10 r=2")]
+    few_shot_cells = tuple(
+        dataclasses.replace(
+            cell, name=f"{cell.name} shots={shots}", fixed={**cell.fixed, "shots": shots, "train_examples": None}
+        )
+        for shots in (4, 16)
+        for cell in cells
+    )
+    plan = make_plan(dataclasses.replace(space, grid=lambda axes: few_shot_cells))
+    lines = look_lines(with_looks(plan, {}, seeds=3, most_seeds=4), {})
+    assert [line.split(":")[0].strip() for line in lines[1:]] == ["movie_snippets (4-shot)", "movie_snippets (16-shot)"]

@@ -18,7 +18,7 @@ from tests.sweeps.records import make_record
 
 
 def test_every_cell_gets_its_equal_number_of_trials_then_its_winner_is_confirmed():
-    space = settings.with_seeds(spaces.load("smoke", "paper"), 2)
+    space = settings.with_settings(spaces.load("smoke", "paper"), {"confirm_seeds": "2"})
     driver = Driver(space, by_rate).run()
     for cell in space.cells:
         trials = [trial for trial in driver.trials if trial.cell.name == cell.name]

@@ -231,7 +231,7 @@ def test_task_folders_become_absolute_and_are_named_by_their_last_part(tmp_path,
 def test_a_setting_changes_the_identity_and_the_number_of_seeds_does_not():
     space = spaces.load("smoke", "paper")
     assert settings.with_settings(space, {"max_steps": "20"}).identity() != space.identity()
-    assert settings.with_seeds(space, 4).identity() == space.identity()
+    assert settings.with_settings(space, {"confirm_seeds": "4"}).identity() == space.identity()
 
 
 def test_strata_are_cells_in_a_table_and_sizes_in_the_free_search():

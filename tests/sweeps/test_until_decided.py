@@ -125,6 +125,12 @@ def test_a_failed_seed_is_not_tried_again_at_once(tmp_path, monkeypatch, capsys)
         (["--margin", "10", "--most-seeds", "6", "--seeds", "4"], "cannot be changed afterwards"),
         (["--margin", "10", "--seeds", "2"], "looks for the first time at 3 seeds"),
         (["--margin", "10", "--most-seeds", "2"], "is below the 3 seeds of the first look"),
+        (["--margin", "10", "--set", "confirm_seeds=4"], "cannot be changed afterwards"),
+        (["--margin", "10", "--set", "margin=0.1"], "--margin and --set margin set the same number"),
+        (
+            ["--margin", "10", "--seeds", "3", "--set", "confirm_seeds=3"],
+            "--seeds and --set confirm_seeds set the same",
+        ),
         (["--margin", "100"], "'100' is not a margin"),
         (["--margin", "10", "--set", "reference=lora"], "unknown key"),
         (["--margin", "10", "--set", "max_steps=3"], "--set max_steps is given twice"),
