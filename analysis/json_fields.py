@@ -42,7 +42,7 @@ def get_texts(source: dict[str, Any], name: str) -> list[str]:
     return _get_list(source, name, str, "texts")
 
 
-def _get_list(source: dict[str, Any], name: str, item_type: type, items_name: str) -> list[Any]:
+def _get_list(source: dict[str, Any], name: str, item_type: Any, items_name: str) -> list[Any]:
     value = [] if source.get(name) is None else source[name]
     if not isinstance(value, list) or not all(isinstance(item, item_type) for item in value):
         raise ValueError(f"`{name}` is {short_repr(value)}, not a list of {items_name}")
@@ -85,3 +85,11 @@ def get_fraction(source: dict[str, Any], name: str) -> float | None:
     if (value := get_number(source, name)) is not None and not 0 <= value <= 1:
         raise ValueError(f"`{name}` is {value}, not a fraction in [0, 1]")
     return value
+
+
+def get_fractions(source: dict[str, Any], name: str) -> list[float]:
+    """Return a list of numbers in [0, 1]; an empty list if it is missing."""
+    numbers = _get_list(source, name, int | float, "numbers")
+    if not all(0 <= number <= 1 for number in numbers):
+        raise ValueError(f"`{name}` is {numbers}, not a list of fractions in [0, 1]")
+    return numbers

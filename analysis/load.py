@@ -48,8 +48,8 @@ class Results:
         repeated_count: number of records whose key an earlier record of any run has as well.
         differing_count: number of repeated records whose results differ from those of the earlier record.
         margin: difference in accuracy (a fraction) within which a smaller cell is as good as the reference.
-        declared_margins: the margins that the runs' spaces declare, each of them once. Runs of earlier versions have
-            none.
+        declared_margins: the margins that the runs' spaces declare or once declared, each of them once. Runs of earlier
+            versions have none.
     """
 
     runs: tuple[Run, ...]
@@ -148,7 +148,8 @@ def load(run_paths: Sequence[Location], margin: float | None = None, folders: Fo
                 baselines[baseline.backbone, baseline.task, baseline.test_split, baseline.test_n] = baseline
         except READ_ERRORS as error:
             unreadable_files.append(f"{run_path.name}/baselines.json: {error_text(error)}")
-    declared_margins = tuple(dict.fromkeys(run.margin for run in runs if run.margin is not None))
+    margins = [run.margin for run in runs if run.margin is not None]
+    former_margins = [former_margin for run in runs for former_margin in run.former_margins]
     cells_of_runs = [tuple(_with_canonical_paths(cell, folders) for cell in run.cells) for run in runs]
     return Results(
         runs=tuple(replace(run, cells=cells) for run, cells in zip(runs, cells_of_runs, strict=True)),
@@ -160,8 +161,8 @@ def load(run_paths: Sequence[Location], margin: float | None = None, folders: Fo
         left_out_count=left_out_count,
         repeated_count=repeated_count,
         differing_count=differing_count,
-        margin=min(declared_margins, default=DEFAULT_MARGIN) if margin is None else margin,
-        declared_margins=declared_margins,
+        margin=min(margins, default=DEFAULT_MARGIN) if margin is None else margin,
+        declared_margins=tuple(dict.fromkeys([*margins, *former_margins])),
     )
 
 

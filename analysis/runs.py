@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from analysis.group_sequential import SequentialDesign
 from analysis.json_fields import (
     get_fraction,
+    get_fractions,
     get_integer,
     get_number,
     get_object,
@@ -87,6 +88,7 @@ class Run:
         titles: titles of the tasks, by name. Runs of earlier versions have none.
         reference: the values of fields of TrialConfig by which the space declares its reference.
         margin: the margin (a fraction) that the space declares. Runs of earlier versions have none.
+        former_margins: other margins that earlier commands of the run declared.
         design: the looks of a run that adds seeds until it is decided, else None.
         unreadable_files: damaged files beside the manifest, each as "name: reason".
     """
@@ -103,6 +105,7 @@ class Run:
     titles: dict[str, str]
     reference: dict[str, Any]
     margin: float | None
+    former_margins: tuple[float, ...]
     design: SequentialDesign | None
     unreadable_files: tuple[str, ...]
 
@@ -224,6 +227,7 @@ def load_run(path: Location) -> Run:
             titles={task: get_text(titles, task) for task in titles},
             reference=get_optional_object(space, "reference") or _DEFAULT_REFERENCE,
             margin=get_fraction(space, "margin") or None,
+            former_margins=tuple(get_fractions(manifest, "former_margins")),
             design=SequentialDesign.from_dict(values)
             if (values := get_optional_object(space, "until_decided"))
             else None,

@@ -153,7 +153,7 @@ class RunFolder:
         left_out_keys: Sequence[str] = (),
         titles: Mapping[str, str] | None = None,
     ) -> None:
-        """Write the manifest.
+        """Write the manifest. Margins that earlier commands declared are kept as `former_margins`.
 
         Args:
             status: "running", "complete", "interrupted", or "stopped" (by a budget).
@@ -166,6 +166,9 @@ class RunFolder:
         """
         earlier_manifest = self.manifest() or {}
         earlier_titles = earlier_manifest.get("titles")
+        former_margins = list(earlier_manifest.get("former_margins", ()))
+        if (earlier_margin := earlier_manifest.get("space", {}).get("margin")) not in (None, space.get("margin")):
+            former_margins.append(earlier_margin)
         content = {
             "schema_version": SCHEMA_VERSION,
             "run": self.run,
@@ -177,6 +180,7 @@ class RunFolder:
             "elapsed_s": round(earlier_manifest.get("elapsed_s", 0.0) + elapsed_s, 3),
             "identity": identity,
             "space": dict(space),
+            "former_margins": former_margins,
             "left_out": list(left_out_keys),
             "titles": {**(earlier_titles if isinstance(earlier_titles, dict) else {}), **(titles or {})},
             "provenance": collect_provenance(),

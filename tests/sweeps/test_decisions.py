@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from analysis.load import declaration_warnings, load
 from analysis.power import ASSUMED_NOISE, Design, Noise
 from sweeps import spaces
 from sweeps.planning import settings
@@ -169,3 +170,25 @@ def test_looks_of_two_numbers_of_shots_are_told_apart():
     plan = make_plan(dataclasses.replace(space, grid=lambda axes: few_shot_cells))
     lines = look_lines(with_looks(plan, {}, seeds=3, most_seeds=4), {})
     assert [line.split(":")[0].strip() for line in lines[1:]] == ["movie_snippets (4-shot)", "movie_snippets (16-shot)"]
+
+
+def test_the_report_names_the_margin_that_a_run_began_with(tmp_path, capsys):
+    arguments = [
+        "--space",
+        "smoke",
+        "--local-mode",
+        "--set",
+        "max_steps=2",
+        "--set",
+        "trials=1",
+        "--out",
+        str(tmp_path),
+    ]
+    assert main([*arguments, "--margin", "1"]) == 0
+    for margin in ("30", "30"):  # twice, because each command keeps the former margins
+        assert main([*arguments, "--margin", margin]) == 0
+    results = load([tmp_path / "smoke-paper"])
+    assert (results.margin, results.declared_margins) == (0.3, (0.3, 0.01))
+    assert declaration_warnings(results) == [
+        "This report uses a margin of 30 pp, but before the trials a margin of 1 pp was declared."
+    ]
