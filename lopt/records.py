@@ -238,7 +238,12 @@ def _git_state() -> dict[str, Any]:
 
 
 def _describe_hardware() -> dict[str, Any]:
-    hardware: dict[str, Any] = {"machine": platform.machine(), "system": platform.system(), "cpus": os.cpu_count()}
+    hardware: dict[str, Any] = {
+        "node": platform.node(),  # the name of the machine
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "cpus": os.cpu_count(),
+    }
     cpuinfo_file = Path("/proc/cpuinfo")
     if cpuinfo_file.is_file():
         cpu_entries = (

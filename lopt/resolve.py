@@ -5,6 +5,7 @@ from pathlib import Path
 from lopt import backbones
 from lopt.config import TrialConfig
 from lopt.data import data_revision
+from lopt.device import has_gpu
 
 
 def resolve(config: TrialConfig) -> TrialConfig:
@@ -30,7 +31,7 @@ def default_precision() -> str:
     """
     import torch
 
-    if torch.cuda.is_available():
+    if has_gpu():
         return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp32"
 
     def supports(name: str) -> bool:

@@ -15,6 +15,7 @@ class Options:
         max_trials: Number of trials that the command may start.
         max_wall_time_s, max_gpu_hours: Once one of them is used up, no trial starts, and running trials end at their
             next evaluation. A later command continues them from there.
+        max_wait_s: The command gives up when the cluster has had no room for a trial for this long.
         max_trial_time_s: A trial that takes longer counts as failed.
         reuse: Names of other runs whose finished trials are copied; "all" stands for every run.
         warm_start: Names of other runs whose results the search starts with.
@@ -29,6 +30,7 @@ class Options:
     max_trials: int | None = None
     max_wall_time_s: float | None = None
     max_gpu_hours: float | None = None
+    max_wait_s: float = 1800.0
     max_trial_time_s: float | None = None
     reuse: tuple[str, ...] = ()
     warm_start: tuple[str, ...] = ()

@@ -49,6 +49,7 @@ class Progress(Listener):
         self._steps_left, self._total_grows = steps_left, total_grows
         self.status_counts: Counter[str] = Counter()  # number of ended trials by status
         self._steps_by_key: dict[str, int] = {}  # steps of each running trial, by the trial's key
+        self._placed_keys: set[str] = set()  # of running trials that have room on a machine
         self._report_counts: Counter[str] = Counter()  # number of reports of each running trial, by the trial's key
         self._new_step_count = 0  # steps that this command has done
         self._last_step_at: float | None = None  # time of the last of these steps; None while the pace is unknown
@@ -76,6 +77,14 @@ class Progress(Listener):
         if self._total_grows and job.phase == "confirm":
             self._total_count += 1
         self._steps_by_key[job.key] = 0
+        self._draw()
+
+    def on_placed(self, job: Job) -> None:
+        self._placed_keys.add(job.key)
+        self._draw()
+
+    def on_displaced(self, job: Job) -> None:
+        self._placed_keys.discard(job.key)
         self._draw()
 
     def on_reported(self, job: Job, report: Report) -> None:
@@ -118,6 +127,7 @@ class Progress(Listener):
 
     def _forget(self, job: Job) -> None:
         del self._steps_by_key[job.key]
+        self._placed_keys.discard(job.key)
         self._report_counts.pop(job.key, None)
 
     def time_left_s(self) -> float | None:
@@ -135,7 +145,9 @@ class Progress(Listener):
         """Return the line: elapsed time, counts, the best trial and the time left."""
         if self._count_left:
             self._total_count = self._done_count + self._count_left()
-        parts = [f"{self._done_count}/{self._total_count} done", f"{len(self._steps_by_key)} running"]
+        parts = [f"{self._done_count}/{self._total_count} done", f"{len(self._placed_keys)} running"]
+        if waiting_count := len(self._steps_by_key) - len(self._placed_keys):
+            parts.append(f"{waiting_count} waiting for room")
         parts.append(f"{self.status_counts['stopped']} stopped")
         if self.status_counts["diverged"]:
             parts.append(f"{self.status_counts['diverged']} diverged")

@@ -153,6 +153,14 @@ def parser() -> argparse.ArgumentParser:
         "waiting for machines counts",
     )
     add_option(
+        "--max-wait",
+        dest="max_wait_s",
+        type=argument_types.duration,
+        default=1800.0,
+        metavar="TIME",
+        help="on a cluster: give up when no trial has had room on a machine for this long (default 30m)",
+    )
+    add_option(
         "--max-gpu-hours",
         type=argument_types.hours,
         metavar="H",
@@ -193,6 +201,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parse_and_run(argument_words: list[str], *, owns_process: bool) -> int:
     """Run the command and return its exit code; `owns_process` says whether the process ends with the command."""
+    if argument_words[:1] == ["cluster-check"]:
+        from sweeps import cluster_check
+
+        return cluster_check.main(argument_words[1:])
     try:
         arguments = parser().parse_args(argument_words)
     except SystemExit as system_exit:  # argparse has printed the help or an error

@@ -7,6 +7,7 @@ queue.begin_next_trial ──> job ──> reports ──> early stopping, budge
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -63,12 +64,23 @@ class Supervisor:
         self._deaths: dict[
             str, tuple[Exception | None, bool]
         ] = {}  # by name: the error, and whether the trial had begun
+        self._ended_keys: set[str] = set()  # of trials that have ended with a record
         self.is_held_back_by_budget = False
 
     @property
     def is_idle(self) -> bool:
         """Whether no trial runs."""
         return not self._running_trials
+
+    @property
+    def running_count(self) -> int:
+        """The number of trials that have begun and have not ended."""
+        return len(self._running_trials)
+
+    def count_trials(self) -> Counter[bool]:
+        """Return how many trials run or could begin now, by whether they share a backbone."""
+        counts = Counter(running.job.shares_backbone for running in self._running_trials.values())
+        return counts if self.is_over_budget() else counts + self._queue.count_waiting_trials()
 
     def is_over_budget(self) -> bool:
         """Return whether the budget is spent. Running trials then end at their next evaluation, and no trial begins."""
@@ -105,12 +117,19 @@ class Supervisor:
             self._listeners.on_displaced(running_trial.job)
 
     def report(self, name: str, report: Report) -> bool:
-        """Take a trial's report, and return whether the trial continues."""
+        """Take a trial's report, and return whether the trial continues.
+
+        Raises:
+            StoreError: Results cannot be written.
+            ValueError: No trial can run on the machine of the trial.
+        """
         running_trial = self._running_trials.get(name)
         if running_trial is None:
             return True
         if report.get("store_error"):
             raise StoreError(report["store_error"])
+        if report.get("machine_error"):
+            raise ValueError(report["machine_error"])
         self._store.check()
         self._listeners.on_reported(running_trial.job, report)
         if report["status"] != "running":
@@ -162,7 +181,9 @@ class Supervisor:
         error, had_begun_in_process = self._deaths.pop(name, (None, True))
         record = self._store.read(job.key)
         if record is None and report and report["status"] != "running":
-            record = _record_in(report)  # some file systems show a new file to other machines only later
+            # Some file systems show a new file to other machines only later. Or the file is not where the driver looks.
+            record = _record_in(report)
+            self._store.write(record)
         if record is None and has_died and not had_begun_in_process:
             self._queue.put_back(trial)
             self._listeners.on_requeued(job)
@@ -173,8 +194,19 @@ class Supervisor:
             self._listeners.on_paused(job, report or {})
         else:
             self._queue.end(trial, record)
+            self._ended_keys.add(job.key)
             record = record or self._write_death(running_trial, error)
             self._listeners.on_ended(job, record)
+
+    def check_results(self) -> None:
+        """Check that the store holds the record of every trial that has ended.
+
+        Raises:
+            StoreError: Some records are missing.
+        """
+        missing_keys = sorted(key for key in self._ended_keys if not self._store.path(key).is_file())
+        if missing_keys:
+            raise self._store.store_error(f"{len(missing_keys)} records have vanished, such as {missing_keys[0]}.json")
 
     def _write_death(self, running_trial: _RunningTrial, error: Exception | None) -> TrialRecord:
         """Write and return the record of a trial whose process died without leaving one."""

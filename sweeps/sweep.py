@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lopt import exit_codes, tasks
 from lopt.config import TrialConfig, name_without_path
+from lopt.device import has_gpu
 from sweeps import trackers
 from sweeps.budget import Budget, OutOfTime
 from sweeps.listener import Listener, Listeners
@@ -309,9 +310,7 @@ class Sweep(Listener):
     def _gpus_of(self, job: Job) -> float:
         """Return the number of GPUs that the trial of a job reserves."""
         if self._allocation is None:
-            import torch
-
-            return float(torch.cuda.is_available())
+            return float(has_gpu())
         return self._allocation.resources_for(job.shares_backbone).get("gpu", 0.0)
 
     def _run_here(self, start_supervisor: Callable[[Mapping[str, Any]], Supervisor]) -> Supervisor:
@@ -338,7 +337,7 @@ class Sweep(Listener):
             with self._prepare_cluster() as cluster:
                 self._allocation = cluster.allocation
                 supervisor = start_supervisor(cluster.prepared)
-                run_trials(cluster, supervisor, snapshot_folder)
+                run_trials(cluster, supervisor, snapshot_folder, self.options.max_wait_s)
                 return supervisor
         finally:
             shutil.rmtree(snapshot_folder if isinstance(folder, Path) else snapshot_folder.parent, ignore_errors=True)
@@ -347,4 +346,4 @@ class Sweep(Listener):
         from sweeps.on_ray.tune import prepare_cluster
 
         arguments = self.options, self._resolve_settings, self.plan.first_trial_count, self._budget.left_s
-        return prepare_cluster(*arguments, score_baselines=score_baselines)
+        return prepare_cluster(self.store, *arguments, score_baselines=score_baselines)

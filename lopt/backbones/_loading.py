@@ -8,6 +8,7 @@ from typing import Any
 from lopt.backbones._checks import refuse_unused_weights
 from lopt.backbones._configs import DEQUANTISED_FORMATS
 from lopt.backbones._names import facts, local_folder
+from lopt.device import default_device
 from lopt.errors import first_line_of_error
 from lopt.files import refuse_lfs_pointer
 
@@ -17,13 +18,6 @@ def torch_dtype(precision: str) -> Any:
     import torch
 
     return {"bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}[precision]
-
-
-def default_device() -> Any:
-    """Return the first visible GPU, or the CPU if there is none."""
-    import torch
-
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def load_from_source(

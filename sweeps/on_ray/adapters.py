@@ -10,6 +10,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from sweeps.on_ray.capacity import Capacity
 from sweeps.supervisor import Supervisor
 from sweeps.work.job import SCORE
 
@@ -40,12 +41,14 @@ class GuardedSupervisor:
 class QueueSearcher(Searcher):
     """Gives Tune the jobs of the queue. The queue is rebuilt from the results store, never from Ray's snapshot."""
 
-    def __init__(self, guarded_supervisor: GuardedSupervisor) -> None:
+    def __init__(self, guarded_supervisor: GuardedSupervisor, capacity: Capacity) -> None:
         super().__init__(metric=SCORE, mode="max")
-        self._guarded_supervisor = guarded_supervisor
+        self._guarded_supervisor, self._capacity = guarded_supervisor, capacity
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a string
         with self._guarded_supervisor.interrupt_on_error() as supervisor:
+            if not self._capacity.has_room(supervisor.running_count):
+                return None
             job = supervisor.begin_next_trial(trial_id)
             if job is not None:
                 return job.to_dict()

@@ -11,6 +11,7 @@ from typing import Any
 
 from ray import tune
 
+from sweeps.on_ray.waiting import Wait
 from sweeps.supervisor import Supervisor
 from sweeps.work.job import STEP
 
@@ -55,3 +56,27 @@ class ProcessWatcher(tune.Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._supervisor.note_displacement(trial.trial_id)
+
+
+class WaitingWatch(tune.Callback):
+    """Tells the user when all trials that have begun wait for machines, and ends such a wait that lasts too long.
+
+    Args:
+        needed: What a trial needs, in words.
+        end_sweep: Is given the error that ends the sweep.
+    """
+
+    def __init__(self, needed: str, max_wait_s: float, end_sweep: Callable[[Exception], None]) -> None:
+        self._needed, self._max_wait_s, self._end_sweep = needed, max_wait_s, end_sweep
+        self._wait: Wait | None = None
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        statuses = {trial.status for trial in trials}
+        if "PENDING" not in statuses or "RUNNING" in statuses:
+            self._wait = None
+            return
+        self._wait = self._wait or Wait(self._needed, max_wait_s=self._max_wait_s)
+        try:
+            self._wait.note()
+        except ValueError as error:
+            self._end_sweep(error)

@@ -9,6 +9,7 @@ from lopt.errors import cut_after_word
 from sweeps.on_ray.keeper import KEEPER, current_device
 from sweeps.work.execution import Execution
 from sweeps.work.job import HANG_S, STEP, Job, Report, overdue_message
+from sweeps.work.process import unusable_gpu_error
 
 # If this many workers die without an evaluation of the trial in between, the trial is probably the cause, and fails.
 MAX_DEATHS = 3
@@ -48,6 +49,9 @@ def reports_from_worker(job: Job) -> Generator[Report, None, None]:
             hang_count = ray.get(keeper.hang_count.remote(*device))
             steps_alone = hang_count > 0 or death_count == MAX_DEATHS - 1
             worker: Any = ray.get(keeper.worker.remote(*device, key))
+            if error := _gpu_error(worker, device[1]):
+                yield Execution(job).refuse(error)
+                return
             name = _wait_for(worker, worker.admit.remote(job, steps_alone), key, deadline, steps_alone)
             try:
                 while (report := _wait_for(worker, worker.next.remote(name), name, deadline, steps_alone)) is not None:
@@ -76,6 +80,19 @@ def reports_from_worker(job: Job) -> Generator[Report, None, None]:
                 yield Execution(job).fail(RuntimeError(message))
                 return
             time.sleep(1)  # until the keeper has noticed the death, too
+
+
+_usable_gpus: set[str | None] = {None}  # the GPUs of this node that PyTorch can use, as far as this process knows
+
+
+def _gpu_error(worker: Any, gpu: str | None) -> str:
+    """Return why PyTorch cannot use the GPU of a worker, or ""."""
+    import ray
+
+    error = "" if gpu in _usable_gpus else str(ray.get(worker.call.remote(unusable_gpu_error, gpu)))
+    if not error:
+        _usable_gpus.add(gpu)
+    return error
 
 
 def _wait_for(worker: Any, reference: Any, name: str, deadline: float, steps_alone: bool) -> Any:

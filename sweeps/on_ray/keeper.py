@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sweeps.on_ray.waiting import wait_for
+from sweeps.work.process import unusable_gpu_error
 from sweeps.work.worker import Worker
 
 KEEPER = "keeper"  # the actor's name in the namespace of the sweep
@@ -23,7 +25,8 @@ Device = tuple[str, str | None]  # the id of a node and the number of one of its
 class Keeper:
     """Owns the workers of a sweep. It is a Ray actor that the driver owns."""
 
-    def __init__(self) -> None:
+    def __init__(self, mark_name: str = "") -> None:
+        self._mark_name = mark_name
         # The handle of each device's worker, and the reference of its `wait_until_death` call.
         self._workers: dict[Device, tuple[Any, Any]] = {}
         self._hang_counts: Counter[Device] = Counter()  # how many workers were ended because they hung
@@ -36,18 +39,29 @@ class Keeper:
             key: The key of the trial that will train there. If the trial has trained on another device before, its
                 client there has died. The worker of that device may not know this, so it is told to evict the trial.
         """
-        import ray
 
+        self._forget_lost_workers()
         if key is not None:
             last_device = self._last_device.get(key)
             if last_device in self._workers and last_device != (node_id, gpu):
                 self._workers[last_device][0].evict_by_key.remote(key)
             self._last_device[key] = node_id, gpu
-        handle, death_reference = self._workers.get((node_id, gpu), (None, None))
-        if handle is None or ray.wait([death_reference], timeout=0)[0]:
+        if (node_id, gpu) not in self._workers:
             handle = _start_worker(node_id, gpu)
             self._workers[node_id, gpu] = handle, handle.wait_until_death.remote()
-        return handle
+        return self._workers[node_id, gpu][0]
+
+    def _forget_lost_workers(self) -> None:
+        """Forget workers that have died, such as those of machines that have left the cluster."""
+        import ray
+
+        references = [death_reference for _, death_reference in self._workers.values()]
+        dead_references = set(ray.wait(references, num_returns=len(references), timeout=0)[0]) if references else set()
+        self._workers = {device: pair for device, pair in self._workers.items() if pair[1] not in dead_references}
+
+    def mark_name(self) -> str:
+        """Return the name of the file by which machines see whether they share the results (`shared_store.mark`)."""
+        return self._mark_name
 
     def hang_count(self, node_id: str, gpu: str | None) -> int:
         """Return how many workers of this device have been ended because they hung."""
@@ -72,22 +86,22 @@ def _start_worker(node_id: str, gpu: str | None) -> Any:
     return _start_actor(Worker, node_id, num_gpus=0, max_concurrency=_CONCURRENT_CALLS, runtime_env=environment)
 
 
-def start_keeper() -> Any:
+def start_keeper(mark_name: str = "") -> Any:
     """Start the keeper of the sweep on this node. It lives as long as the returned handle."""
     import ray
 
     node_id = ray.get_runtime_context().get_node_id()
-    return _start_actor(Keeper, node_id, name=KEEPER, max_restarts=-1, max_task_retries=-1)
+    return _start_actor(Keeper, node_id, mark_name, name=KEEPER, max_restarts=-1, max_task_retries=-1)
 
 
-def _start_actor(actor_class: type, node_id: str, **options: Any) -> Any:
+def _start_actor(actor_class: type, node_id: str, *arguments: Any, **options: Any) -> Any:
     """Start an actor on a node, and return its handle."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     on_node = NodeAffinitySchedulingStrategy(node_id, soft=False)
     actor: Any = ray.remote(actor_class)
-    return actor.options(num_cpus=0, scheduling_strategy=on_node, **options).remote()
+    return actor.options(num_cpus=0, scheduling_strategy=on_node, **options).remote(*arguments)
 
 
 def current_device() -> Device:
@@ -97,25 +111,36 @@ def current_device() -> Device:
     return ray.get_runtime_context().get_node_id(), next((str(number) for number in ray.get_gpu_ids()), None)
 
 
+def usable_device_error() -> str:
+    """Return why PyTorch cannot use the GPU that this process has reserved, or ""."""
+    return unusable_gpu_error(current_device()[1])
+
+
 def call_in_worker(
     keeper: Any,
     resources: Mapping[str, float],
     function: Callable[..., dict[str, Any]],
     *arguments: Any,
     left_s: Callable[[], float] = lambda: math.inf,
+    max_wait_s: float = math.inf,
 ) -> dict[str, Any]:
     """Call a function in the worker of a device that has these resources free. What it loads stays in the worker.
 
     Args:
         left_s: Returns how many seconds are left for the call.
+        max_wait_s: How long the call may wait for the resources.
 
     Raises:
         OutOfTime: The time was not enough.
+        ValueError: The cluster had no room for too long, or PyTorch cannot use the reserved GPU.
     """
-    from sweeps.on_ray.cluster import one_shot_function, wait_for
+    from sweeps.on_ray.cluster import one_shot_function
 
-    device = wait_for(one_shot_function(current_device, resources).remote(), left_s(), resources=resources)
+    room_reference = one_shot_function(current_device, resources).remote()
+    device = wait_for(room_reference, left_s(), resources=resources, max_wait_s=max_wait_s)
     worker: Any = wait_for(keeper.worker.remote(*device), left_s())
+    if error := wait_for(worker.call.remote(unusable_gpu_error, device[1]), left_s()):
+        raise ValueError(error)
     return wait_for(worker.call.remote(function, *arguments), left_s())
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from sweeps.forecast.probe import CPU_SLOWDOWN, Resources
 from sweeps.on_ray import cluster
 from sweeps.on_ray.keeper import call_in_worker
 from sweeps.on_ray.tune import ReadyCluster
+
+_EXPECTED_GPU_COUNT = 8  # of a cluster that starts machines on demand, before it has any
 
 
 def ray_resources(ready_cluster: ReadyCluster, elapsed_s: float) -> Resources:
@@ -28,7 +31,8 @@ def ray_resources(ready_cluster: ReadyCluster, elapsed_s: float) -> Resources:
     resource_name, amount_per_device = ("gpu", 1.0) if machines.has_gpus else ("cpu", float(machines.cpus_per_node))
     shared_share = allocation.shared_resources[resource_name] / amount_per_device
     solo_share = allocation.solo_resources[resource_name] / amount_per_device
-    gpu_count = machines.gpu_count or allocation.concurrent_count // allocation.pack_size
+    gpu_count = machines.gpu_count or (_EXPECTED_GPU_COUNT if machines.may_grow else 1)
+    concurrent_count = allocation.concurrent_count(replace(machines, gpu_count=gpu_count))
 
     def measure_on_cluster(configs: list[TrialConfig]) -> dict[str, Any]:
         costs_by_key: dict[str, dict[str, float]] = {}
@@ -63,12 +67,12 @@ def ray_resources(ready_cluster: ReadyCluster, elapsed_s: float) -> Resources:
     def measure_start_s() -> float:
         began_at = time.monotonic()
         ray.get(cluster.one_shot_function(import_like_a_trial, {}).remote())
-        processes_per_cpu = max(1.0, allocation.concurrent_count / max(1, machines.cpu_count))
+        processes_per_cpu = max(1.0, concurrent_count / max(1, machines.cpu_count))
         return elapsed_s + (time.monotonic() - began_at) * processes_per_cpu
 
     return Resources(
         device_count=max(1, gpu_count if machines.has_gpus else machines.node_count),
-        max_concurrent=allocation.concurrent_count,
+        max_concurrent=concurrent_count,
         shared_share=shared_share,
         solo_share=solo_share,
         measure_start_s=measure_start_s,

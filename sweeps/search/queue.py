@@ -4,6 +4,7 @@ The confirm trials of a cell's winner join the queue as soon as the search of th
 the slowest cell.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -269,6 +270,15 @@ class TrialQueue:
         later_confirm_count = self.space.confirm_seeds * searching_count
         confirm_count = len(self._turns.confirm_items) + later_confirm_count + running_confirm_count
         return waiting_search_count + running_search_count, confirm_count
+
+    def count_waiting_trials(self) -> Counter[bool]:
+        """Return how many trials could begin now, by whether they share a backbone. Running ones do not count."""
+        counts: Counter[bool] = Counter()
+        for cell_search in self._turns.cell_searches:
+            waiting_count = cell_search.planned_count - cell_search.started_count + cell_search.requeued_count
+            counts[self.space.sample_config(cell_search.cell).shares_backbone] += waiting_count
+        counts.update(trial.config.shares_backbone for _, trial in self._turns.confirm_items)
+        return counts
 
     def steps_left(self, steps_done: Mapping[str, int]) -> float:
         """Return the expected number of steps that are left.

@@ -42,6 +42,7 @@ class Execution:
         restored: whether the trial has just been restored from a checkpoint.
         note: something that the user should know, or "".
         store_error: why results cannot be kept, or "". Such an error ends the sweep, and the trial has not failed.
+        machine_error: why no trial can run on this machine; missing if trials can. Such an error ends the sweep.
         device: on Ray only, the node and the GPU on which the trial trains.
 
     Attributes:
@@ -135,6 +136,17 @@ class Execution:
         if self.trial is not None:
             return self._write_and_report(self.trial.failure_record(error, **self._cell_and_stratum))
         return self._write_and_report(self._make_failed_record(error))
+
+    def refuse(self, machine_error: str, *, keeps_results: bool = True) -> Report:
+        """Return the report of a trial that cannot run on this machine; whoever reads it ends the sweep.
+
+        Args:
+            keeps_results: Whether results of this machine come to the driver. If they do, the trial is recorded as
+                failed.
+        """
+        error = RuntimeError(machine_error)
+        report = self.fail(error) if keeps_results else self._new_report(self._make_failed_record(error), "running")
+        return {**report, "machine_error": machine_error}
 
     def _make_failed_record(self, error: BaseException) -> TrialRecord:
         return failed_record(

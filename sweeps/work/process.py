@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from lopt.device import has_gpu, is_cpu_chosen, usable_cpu_count
 from sweeps.work.job import HANG_S, overdue_message
 
 if TYPE_CHECKING:
@@ -15,11 +17,27 @@ if TYPE_CHECKING:
 
 
 def set_threads(threads: int | None) -> None:
-    """Limit this process to `threads` processor threads, so that trials that train at once do not compete for them."""
+    """Limit this process to `threads` processor threads, so that trials that train at once do not compete for them.
+
+    It never has more threads than CPUs that it may use.
+    """
     import torch
 
-    if threads:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(min(threads or torch.get_num_threads(), usable_cpu_count()))
+
+
+def unusable_gpu_error(gpu: str | None) -> str:
+    """Return why PyTorch cannot use the GPU that this process has reserved; "" if it can or has reserved none.
+
+    Args:
+        gpu: The number of the reserved GPU, or None.
+    """
+    if gpu is None or is_cpu_chosen() or has_gpu():
+        return ""
+    return (
+        f"node {socket.gethostname()} reserved a GPU, torch sees none: driver or image. Install NVIDIA's driver and a "
+        "torch with CUDA there, or take the node out of the cluster"
+    )
 
 
 def release_memory() -> None:

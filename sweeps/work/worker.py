@@ -171,7 +171,7 @@ class Worker:
 
         self._in_training_thread(save_all)
 
-    def call(self, function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a function, for example `sweeps.work.prepare.prepare`. What it loads stays in memory for the trials."""
         with self._setup_lock:
             return self._in_training_thread(lambda: function(*arguments))

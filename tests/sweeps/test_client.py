@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import time
 from types import SimpleNamespace
 
 import pytest
 
+import lopt.device
 from lopt.resolve import resolve
 from sweeps.on_ray import client
 from sweeps.on_ray import keeper as keeper_module
@@ -53,6 +55,20 @@ def test_a_trial_that_makes_workers_die_fails(config, tmp_path, ray_with_workers
     assert Store(tmp_path, "r").read_checkpoint(record.key)
 
 
+def test_a_gpu_that_torch_cannot_use_is_named_and_fails_the_trial(config, tmp_path, ray_with_workers, monkeypatch):
+    ray_with_workers([Worker(), Worker()])
+    monkeypatch.setattr(client, "_usable_gpus", {None})
+    monkeypatch.setattr(sys.modules["ray"], "get_gpu_ids", lambda: [0])
+    monkeypatch.setattr(lopt.device, "has_gpu", lambda: False)
+    (report,) = client.reports_from_worker(job_of(config, tmp_path))
+    assert report["machine_error"].startswith(f"node {socket.gethostname()} reserved a GPU, torch sees none: driver or")
+    record = Store(tmp_path, "r").read(resolve(config).key)
+    assert (record.status, record.error["message"]) == ("failed", report["machine_error"])
+    monkeypatch.setenv("LOPT_DEVICE", "cpu")
+    steps = [report["step"] for report in client.reports_from_worker(job_of(config, tmp_path, run="other"))]
+    assert steps == [4, 8, 12]
+
+
 def test_a_client_that_is_closed_evicts_its_trial(config, tmp_path, ray_with_workers):
     worker = Worker()
     ray_with_workers([worker])
@@ -81,7 +97,7 @@ def test_a_trial_that_moves_to_another_device_is_evicted_where_its_client_died(c
     replace_ray(monkeypatch, keeper_module.Keeper())
     ray = sys.modules["ray"]
     ray.get_runtime_context = lambda: SimpleNamespace(get_node_id=lambda: current_node[0])
-    ray.wait = lambda deaths, timeout: ([], deaths)
+    ray.wait = lambda deaths, num_returns, timeout: ([], deaths)
     dead_client = client.reports_from_worker(job_of(config, tmp_path))
     assert next(dead_client)["step"] == 4
     current_node[0] = "second"

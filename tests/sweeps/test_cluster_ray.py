@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -61,7 +62,7 @@ def test_budgets_hold_on_a_cluster(tmp_path):
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
-        environment = {**os.environ, "RAY_ADDRESS": cluster.address, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "RAY_ADDRESS": cluster.address, "PYTHONPATH": str(ROOT), "LOPT_DEVICE": "cpu"}
         process = sweep("--max-wall-time", "25s")
         assert process.returncode == 4, process.stdout + process.stderr
         assert "waiting until the cluster has room for 1 GPU" in process.stdout
@@ -94,7 +95,7 @@ def test_each_gpu_of_a_cluster_has_one_worker(tmp_path):
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 1})
     try:
         cluster.add_node(num_cpus=2, num_gpus=1)
-        environment = {**os.environ, "RAY_ADDRESS": cluster.address, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "RAY_ADDRESS": cluster.address, "PYTHONPATH": str(ROOT), "LOPT_DEVICE": "cpu"}
         process = subprocess.run(
             [*COMMAND, "--out", str(tmp_path), "--trials-per-gpu", "2", "--set", "trials=2"],
             cwd=ROOT, env=environment, capture_output=True, text=True, timeout=250,
@@ -117,6 +118,82 @@ def test_each_gpu_of_a_cluster_has_one_worker(tmp_path):
         node, device, pid = output["other"]
         assert (node, device) == (output["nodes"][1], "1")
         assert pid not in set.union(*pids.values())
+    finally:
+        cluster.shutdown()
+
+
+@pytest.mark.ray
+def test_a_gpu_that_torch_does_not_see_ends_the_sweep_before_its_first_trial(tmp_path):
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 1})
+    try:
+        environment = {**os.environ, "RAY_ADDRESS": cluster.address, "PYTHONPATH": str(ROOT)}
+        environment.pop("LOPT_DEVICE", None)
+        process = subprocess.run(
+            [*COMMAND, "--out", str(tmp_path)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=250
+        )
+        assert process.returncode == 2, process.stdout + process.stderr
+        (line,) = process.stderr.strip().splitlines()
+        assert f"error: node {socket.gethostname()} reserved a GPU, torch sees none: driver or image" in line
+    finally:
+        cluster.shutdown()
+
+
+@pytest.mark.ray
+def test_a_machine_that_joins_is_used_and_one_that_leaves_is_forgotten(tmp_path, monkeypatch):
+    """Two nodes with simulated GPUs. The second joins during the sweep, and leaves again."""
+    from ray.cluster_utils import Cluster
+
+    def wait_until_running(count):
+        for line in process.stdout:
+            lines.append(line)
+            if (match := re.search(r"(\d+) running", line)) and int(match[1]) == count:
+                return
+        raise AssertionError("".join(lines))
+
+    cluster, lines = Cluster(initialize_head=True, head_node_args={"num_cpus": 0}), []
+    try:
+        cluster.add_node(num_cpus=2, num_gpus=1)
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        monkeypatch.setenv("LOPT_DEVICE", "cpu")
+        changes = ("max_steps=3000", "eval_every=10", "grace_steps=3000", "trials=4", "precision=fp64")
+        options = [word for change in changes for word in ("--set", change)]
+        process = start(tmp_path, *options, "--trials-per-gpu", "2")
+        wait_until_running(2)
+        node = cluster.add_node(num_cpus=2, num_gpus=1)
+        wait_until_running(4)
+        cluster.remove_node(node)
+        wait_until_running(2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) != 0
+        assert not any("5 running" in line for line in lines)
+    finally:
+        cluster.shutdown()
+
+
+@pytest.mark.ray
+def test_two_sweeps_on_one_cluster_share_it(tmp_path, monkeypatch):
+    """The second sweep finishes trials while the first one, which had the whole cluster, still has trials left."""
+    from ray.cluster_utils import Cluster
+
+    def count_records(name):
+        return len(list((tmp_path / name / "trials").glob("*.json")))
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 1})
+    try:
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        monkeypatch.setenv("LOPT_DEVICE", "cpu")
+        options = [*UNTIMED_TRIALS, "--seeds", "8", "--trials-per-gpu", "2"]
+        first = start(tmp_path, *options, "--name", "first")
+        wait_for(lambda: count_records("first") >= 1, first)
+        second = start(tmp_path, *options, "--name", "second")
+        wait_for(lambda: count_records("second") >= 3, second)
+        assert first.poll() is None and count_records("first") < 28
+        for process in (second, first):
+            code, out = finish(process)
+            assert code == 0, out
+        assert count_records("first") == count_records("second") == 30
     finally:
         cluster.shutdown()
 

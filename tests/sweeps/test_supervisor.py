@@ -246,7 +246,8 @@ def test_the_record_of_a_failed_trial_is_set_aside_when_the_trial_begins_again()
 
 def make_adapters(sweep):
     supervised = GuardedSupervisor(sweep.supervisor)
-    return supervised, QueueSearcher(supervised), StoppingScheduler(supervised)
+    unlimited = SimpleNamespace(has_room=lambda running_count: True)
+    return supervised, QueueSearcher(supervised, unlimited), StoppingScheduler(supervised)
 
 
 def make_tune_trial(name, status=TuneTrial.RUNNING):

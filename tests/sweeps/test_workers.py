@@ -222,7 +222,7 @@ def test_which_methods_share_a_backbone(tiny):
     sharing = {name for name in methods.names() if methods.get(name).shares_backbone}
     assert not sharing & {"lora", "fine_tuning"} and {"lopt1", "dept"} <= sharing
     allocation = Allocation(
-        solo_resources={}, shared_resources={}, pack_size=4, concurrent_count=4, solo_threads=1, shared_threads=2
+        solo_resources={}, shared_resources={}, pack_size=4, max_concurrent=None, solo_threads=1, shared_threads=2
     )
     assert allocation.job_fields(tiny) == {"shares_backbone": True, "threads": 2, "pack_size": 4}
     for solo_config in (

@@ -1,0 +1,44 @@
+"""The processors that this process may use: a GPU or the CPU, and how many CPUs."""
+
+import os
+from typing import Any
+
+
+def has_gpu() -> bool:
+    """Return whether this process trains on a GPU: PyTorch sees one, and the variable LOPT_DEVICE is not "cpu".
+
+    Raises:
+        ValueError: LOPT_DEVICE is neither empty nor "cpu".
+    """
+    import torch
+
+    return torch.cuda.is_available() and not is_cpu_chosen()
+
+
+def is_cpu_chosen() -> bool:
+    """Return whether the variable LOPT_DEVICE says that this process trains on the CPU, whatever else is there.
+
+    Raises:
+        ValueError: LOPT_DEVICE is neither empty nor "cpu".
+    """
+    device = os.environ.get("LOPT_DEVICE", "")
+    if device not in ("", "cpu"):
+        raise ValueError(
+            f"LOPT_DEVICE is {device!r}: set it to cpu, or leave it out to train on a GPU where there is one"
+        )
+    return device == "cpu"
+
+
+def default_device() -> Any:
+    """Return the first visible GPU, or the CPU if there is none or LOPT_DEVICE is "cpu"."""
+    import torch
+
+    return torch.device("cuda" if has_gpu() else "cpu")
+
+
+def usable_cpu_count() -> int:
+    """Return how many CPUs this process may use: its CPU set (taskset, Slurm) and its cgroup's quota count."""
+    from loky import cpu_count
+
+    count: int = cpu_count()
+    return count

@@ -1,0 +1,107 @@
+"""Waiting for machines, and what the user is told about it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from sweeps.on_ray import callbacks, waiting
+from sweeps.on_ray.callbacks import WaitingWatch
+from sweeps.on_ray.waiting import Wait, reasons_in
+
+STATUS = """======== Autoscaler status: 2026-11-30 21:00:00.000000 ========
+Node status
+---------------------------------------------------------------
+Active:
+ 1 head.cpu
+Pending:
+{pending}
+Recent failures:
+{failures}
+
+Resources
+---------------------------------------------------------------
+Total Usage:
+ 0B/1.00GiB memory
+Pending Demands:
+ {{'GPU': 1.0}}: 1+ pending tasks/actors
+"""
+
+
+@pytest.mark.parametrize(
+    ("pending", "failures", "reason"),
+    [
+        (" (no pending nodes)", " (no failures)", "Ray reports no failure, so all machines are busy or it starts none"),
+        (" worker.l4, 1 launching", " (no failures)", "starting: worker.l4, 1 launching"),
+        (
+            " (no pending nodes)",
+            " worker.l4: InsufficientInstanceCapacity (latest_attempt: 12:00:00)\n"
+            " worker.a10g: MaxSpotInstanceCountExceeded",
+            "failed: worker.l4: InsufficientInstanceCapacity (latest_attempt: 12:00:00); "
+            "worker.a10g: MaxSpotInstanceCountExceeded",
+        ),
+        (
+            " 10.0.0.5: worker.l4, setting-up",
+            " worker.l4: NodeTerminated (ip: 10.0.0.4)",
+            "failed: worker.l4: NodeTerminated (ip: 10.0.0.4), starting: 10.0.0.5: worker.l4, setting-up",
+        ),
+    ],
+)
+def test_the_reason_is_what_ray_says_of_its_machines(pending, failures, reason):
+    assert reasons_in(STATUS.format(pending=pending, failures=failures)) == reason
+
+
+def test_without_an_autoscaler_the_user_has_to_add_a_machine():
+    assert "one has to be added" in reasons_in("No cluster status. It may take a few seconds …")
+
+
+@pytest.fixture
+def clock():
+    return SimpleNamespace(now=0.0)
+
+
+def test_a_wait_is_told_again_and_again_and_ends(clock, capsys):
+    wait = Wait("1 GPU", max_wait_s=1800, clock=lambda: clock.now, read_reasons=lambda: "all machines are busy")
+    told_at = []
+    for clock.now in range(0, 1800, 5):
+        wait.note()
+        if out := capsys.readouterr().out:
+            told_at.append((clock.now, out))
+    assert [now for now, _ in told_at] == [15, 315, 615, 915, 1215, 1515]
+    assert told_at[0][1] == (
+        "waiting until the cluster has room for 1 GPU: all machines are busy. `ray status` on the cluster says more\n"
+    )
+    assert "(for 5 minutes so far)" in told_at[1][1]
+    clock.now = 1800
+    with pytest.raises(ValueError, match=r"no room for 1 GPU within 30 minutes: all machines are busy.*--max-wait"):
+        wait.note()
+
+
+def test_trials_that_wait_for_lost_machines_are_named_and_the_sweep_ends(clock, monkeypatch, capsys):
+    monkeypatch.setattr(waiting, "reasons", lambda: "all machines are gone")
+    monkeypatch.setattr(
+        callbacks, "Wait", lambda needed, max_wait_s: Wait(needed, max_wait_s=max_wait_s, clock=lambda: clock.now)
+    )
+    errors = []
+    watch = WaitingWatch("1 GPU", 60.0, errors.append)
+
+    def step(*statuses):
+        watch.on_step_end(0, [SimpleNamespace(status=status) for status in statuses])
+
+    step("PENDING", "RUNNING")
+    clock.now = 100.0
+    step("PENDING", "PENDING", "TERMINATED")
+    clock.now = 116.0
+    step("PENDING")
+    assert "room for 1 GPU: all machines are gone" in capsys.readouterr().out
+    step("RUNNING", "PENDING")
+    clock.now = 200.0
+    step("PENDING")
+    step("TERMINATED")
+    clock.now = 300.0
+    step("PENDING")
+    assert errors == [], "each wait begins anew"
+    clock.now = 361.0
+    step("PENDING")
+    assert "within 1 minutes" in str(errors[0])
