@@ -7,6 +7,8 @@ import copy
 import fnmatch
 import re
 import socket
+import subprocess
+import venv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -264,6 +266,24 @@ def test_the_client_has_the_tested_versions() -> None:
     client, tested = versions("requirements-client.txt"), versions("constraints.txt")
     assert client.keys() == {"ray", "boto3", "pyyaml"}
     assert client == {package: tested[package] for package in client}
+
+
+@pytest.mark.network
+@pytest.mark.timeout(900)
+def test_a_fresh_environment_of_the_client_can_launch(tmp_path: Path) -> None:
+    """`ray up` starts there, and Ray accepts both cluster files. Nothing of the project is installed there."""
+    venv.create(tmp_path / "client", with_pip=True)
+    python = tmp_path / "client/bin/python"
+    install = [python, "-m", "pip", "install", "--quiet", "-r", ROOT / "requirements-client.txt"]
+    subprocess.run(install, check=True, timeout=800)
+    helped = subprocess.run([tmp_path / "client/bin/ray", "up", "--help"], check=True, capture_output=True, text=True)
+    assert "Create or update a Ray cluster" in helped.stdout
+    code = (
+        "import sys, yaml; from ray.autoscaler._private.util import prepare_config, validate_config\n"
+        "import ray.autoscaler._private.aws.config\n"
+        "for name in sys.argv[1:]: validate_config(prepare_config(yaml.safe_load(open(name))))"
+    )
+    subprocess.run([python, "-c", code, ROOT / "cluster.yaml", ROOT / "cluster/lab.yaml"], check=True, cwd=tmp_path)
 
 
 def test_node_configs_fit_ec2(config: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ class Laptop:
         for name in ("key", "key.pub"):
             (home / ".ssh" / name).write_bytes((network.folder / name).read_bytes())
             (home / ".ssh" / name).chmod(0o600)
-        self._clone()
+        copy_project(self.machine, PROJECT)
         (home / ".ray").mkdir()
         (home / ".ray/auth_token").write_text("0123456789abcdef" * 4)
         self.machine.run(f"chown -R {USER}: {HOME}", user="root")
@@ -41,14 +41,18 @@ class Laptop:
         self._prefix = f"cd {PROJECT} && {exports}; "
         self._python = f"{sys.base_prefix}/bin/python3"
 
-    def ray_script(self, *words: str) -> str:
+    def ray_script(self, *words: str, without_token: bool = False) -> str:
         """Return a shell script that calls `ray` as the user would."""
+        mode = "export RAY_AUTH_MODE=disabled; " if without_token else ""
         style = ["--log-style=pretty"] if words[0] in ("up", "down", "exec", "submit") else []
-        return f"{self._prefix} exec {self._python} -c {shlex.quote(_RAY)} {shlex.join([words[0], *style, *words[1:]])}"
+        arguments = shlex.join([words[0], *style, *words[1:]])
+        return f"{self._prefix} {mode} exec {self._python} -c {shlex.quote(_RAY)} {arguments}"
 
-    def ray(self, *words: str, check: bool = True, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    def ray(
+        self, *words: str, check: bool = True, timeout: float = 240, without_token: bool = False
+    ) -> subprocess.CompletedProcess[str]:
         """Call `ray` and return the finished process, without colours in its output."""
-        process = self.machine.run(self.ray_script(*words), check=check, timeout=timeout)
+        process = self.machine.run(self.ray_script(*words, without_token=without_token), check=check, timeout=timeout)
         process.stdout = re.sub(r"\x1b\[[0-9;]*m", "", process.stdout).replace("\r", "")
         return process
 
@@ -79,14 +83,15 @@ class Laptop:
         (self.machine.root / path.lstrip("/")).write_text(text, encoding="utf-8")
         return path
 
-    def _clone(self) -> None:
-        """Clone the project, then copy the working tree's changes."""
-        self.machine.run(f"git clone --quiet --depth=1 file://{ROOT} {PROJECT}", user="root")
-        listed = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            cwd=ROOT,
-            check=True,
-            stdout=subprocess.PIPE,
-        ).stdout
-        copy = f"rsync --archive --from0 --files-from=- --ignore-missing-args {ROOT}/ {PROJECT}/"
-        subprocess.run(self.machine.command(copy, user="root"), input=listed, check=True, timeout=60)
+
+def copy_project(machine: Machine, target: str) -> None:
+    """Clone the project into a folder of a machine, and copy the working tree's changes."""
+    machine.run(f"git clone --quiet --depth=1 file://{ROOT} {target}", user="root")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.PIPE,
+    ).stdout
+    copy = f"rsync --archive --from0 --files-from=- --ignore-missing-args {ROOT}/ {target}/; chown -R {USER}: {target}"
+    subprocess.run(machine.command(copy, user="root"), input=listed, check=True, timeout=60)

@@ -1,8 +1,8 @@
 """Machines made of Linux namespaces: each has its own root folder, processes, network, host name, sshd and user.
 
-The root folder is an overlay over this machine's root: what a machine writes goes into a tmpfs of its own, and goes away
-with it. All machines hang on one bridge that lies in a namespace, too. So this machine's network does not change, no
-machine reaches anything else, and nothing is left when the processes have ended, however that happens.
+The root folder is an overlay over this machine's root: what a machine writes goes into a tmpfs of its own, and goes
+away with it. All machines hang on one bridge that lies in a namespace, too. So this machine's network does not change,
+no machine reaches anything else, and nothing is left when the processes have ended, however that happens.
 """
 
 from __future__ import annotations
@@ -242,8 +242,9 @@ class Machine:
     def _is_up(self) -> bool:
         if self.process.poll() is not None:
             raise RuntimeError(f"the machine {self.name} has ended: {self.log.read_text()}")
-        ssh = ["ssh", "-i", str(self.network.key), "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
-               "-o", "ConnectTimeout=2", "-o", "BatchMode=yes", f"{USER}@{self.ip}", "true"]  # fmt: skip
+        options = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "ConnectTimeout=2", "BatchMode=yes")
+        words = [word for option in options for word in ("-o", option)]
+        ssh = ["ssh", "-i", str(self.network.key), *words, f"{USER}@{self.ip}", "true"]
         return subprocess.run(self.network.inside(*ssh), capture_output=True, check=False).returncode == 0
 
     def command(self, script: str, *, user: str = USER) -> list[str]:
