@@ -85,6 +85,7 @@ def test_every_trial_has_one_record_although_a_worker_is_lost(cloud: Cloud) -> N
         wait_until(lambda: len(list(folder.glob("*.json"))) >= 2, f"two trials are over: {log}", 200)
         lost = cloud.ec2.running("worker")[0]
         cloud.ec2.terminate(lost)
+        assert len(list(folder.glob("*.json"))) < 21, "the worker is lost before the sweep is over"
         assert sweep.wait(timeout=240) == 0, log.read_text()
     assert "complete: 21 trials" in log.read_text()
     wait_until(lambda: len(cloud.ec2.running("worker")) == 2, "another worker replaces the lost one", 60)
@@ -100,7 +101,7 @@ def test_a_sweep_can_be_submitted_as_a_job(cloud: Cloud) -> None:
     try:
         ask = "curl --silent --output /dev/null http://127.0.0.1:8265"
         wait_until(lambda: cloud.laptop.machine.run(ask, check=False).returncode == 0, f"the dashboard: {log}", 60, 1)
-        job = ["job", "submit", "--address", "http://127.0.0.1:8265", "--", "bash", "-c", SWEEP]
+        job = ["job", "submit", "--address", "http://127.0.0.1:8265", "--", "bash", "-c", f"{SWEEP} --name job"]
         assert "succeeded" in cloud.laptop.ray(*job).stdout
         without_token = cloud.laptop.ray(*job, check=False, without_token=True)
         assert without_token.returncode != 0
