@@ -13,9 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster import stand_ins
-from tests.cluster.ec2_server import METADATA, PORT, REGION
 from tests.cluster.machines import GATEWAY, USER, Machine, Network, wait_until
 
+REGION = "us-west-2"
+PORT = 5000
+METADATA = "169.254.169.254"
+ROLE = "lopt-head"  # the name of the head's role and of its instance profile, as in cluster.yaml
+HEAD_KEY = "HEADKEY"  # the access key that the head's role gets; the user's own differs
+ROOT = Path(__file__).resolve().parents[2]
 SERVER = Path(__file__).with_name("ec2_server.py")
 ENDPOINT = f"http://{GATEWAY}:{PORT}"
 
@@ -40,7 +45,7 @@ class Ec2:
         self.installs_fail = False
         self.ready: dict[str, str] = {}
         network.ip("address", "add", f"{METADATA}/32", "dev", "lopt0")
-        packages = os.pathsep.join(path for path in sys.path if path.endswith("-packages"))
+        packages = os.pathsep.join([str(ROOT), *(path for path in sys.path if path.endswith("-packages"))])
         self._process = subprocess.Popen(
             network.inside("setpriv", "--pdeathsig", "KILL", sys.executable, str(SERVER), GATEWAY),
             stdin=subprocess.PIPE,

@@ -21,11 +21,8 @@ import boto3
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-REGION = "us-west-2"
-PORT = 5000
-METADATA = "169.254.169.254"
-ROLE = "lopt-head"  # the name of the head's role and of its instance profile, as in cluster.yaml
-HEAD_KEY = "HEADKEY"  # the access key that the head's role gets; the user's own differs
+from tests.cluster.ec2 import HEAD_KEY, METADATA, PORT, REGION, ROLE
+
 _lock = threading.Lock()
 _head_ips: set[str] = set()
 _networks: dict[str, str] = {}  # by the address of a machine: the addresses of its VPC

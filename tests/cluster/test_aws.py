@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.ec2 import Ec2, user_config
-from tests.cluster.ec2_server import HEAD_KEY
+from tests.cluster.ec2 import HEAD_KEY, Ec2, user_config
 from tests.cluster.laptop import HOME, ROOT, Laptop
 from tests.cluster.machines import Network, wait_until
 
