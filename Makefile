@@ -15,7 +15,7 @@ CPU_INDEX := https://download.pytorch.org/whl/cpu
 CODE    := lopt sweeps analysis
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-ray test-slow test-gpu test-network lint format clean
+.PHONY: help venv demo test test-ray test-slow test-gpu test-network test-cluster lint format clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -48,7 +48,7 @@ demo: $(STAMP) ## compare low-rank prompts with the full one until it is decided
 	$(PY) sweeps/run.py --space quickstart --profile demo --until-decided --most-seeds 6
 	$(PY) analysis/report.py quickstart-demo
 
-# Four tiers beside the default one of pyproject.toml. They do not overlap. -m replaces the -m given there.
+# Five tiers beside the default one of pyproject.toml. They do not overlap. -m replaces the -m given there.
 # pytest exits with 5 if no test carries the markers of a tier. That is said, and is not a failure.
 define tier
 @$(PY) -m pytest -m "$(1)" || { code=$$?; [ $$code -eq 5 ] && echo "$@: no test carries these markers: $(1)"; }
@@ -68,6 +68,11 @@ test-gpu: $(STAMP) ## run the tests that need a CUDA device
 
 test-network: $(STAMP) ## run the tests that download
 	$(call tier,network)
+
+# The machines borrow the packages of this environment. Their Ray needs the extra `cluster`.
+test-cluster: $(STAMP) ## run the tests that make several machines of namespaces (root on Linux, a few minutes)
+	$(PIP) install --quiet -c constraints.txt -e ".[dev,cluster]"
+	$(call tier,cluster)
 
 lint: $(STAMP) ## run ruff (check and format) and mypy
 	$(PY) -m ruff check .

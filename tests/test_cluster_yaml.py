@@ -1,9 +1,14 @@
-"""Offline checks of cluster.yaml: Ray's schema, EC2's interface, and security (no open ports, a token)."""
+"""Offline checks of the cluster files: Ray's schema, EC2's interface, and security (no open ports, a token).
+
+tests/cluster/ runs them.
+"""
 
 import copy
 import fnmatch
 import re
 import socket
+import subprocess
+import venv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +30,17 @@ RAYS_OWN_FILES = ("ray_bootstrap_key.pem", "ray_bootstrap_config.yaml", "auth_to
 @pytest.fixture
 def config() -> dict[str, Any]:
     return yaml.safe_load((ROOT / "cluster.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def lab() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "cluster/lab.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(params=["cluster.yaml", "cluster/lab.yaml"])
+def either(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Each cluster file in turn."""
+    return yaml.safe_load((ROOT / request.param).read_text(encoding="utf-8"))
 
 
 @pytest.fixture(autouse=True)
@@ -155,41 +171,45 @@ def test_the_head_is_on_demand_and_runs_no_trial(config: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize("role", ["head", "worker"])
-def test_ray_starts_with_token_authentication(config: dict[str, Any], role: str) -> None:
+def test_ray_starts_with_token_authentication(either: dict[str, Any], role: str) -> None:
+    config = either
     starts = [command for command in config[f"{role}_start_ray_commands"] if "ray start" in command]
     assert len(starts) == 1
     before_start = starts[0].split("ray start")[0]
-    assert "export RAY_AUTH_MODE=token;" in before_start
+    assert re.search(r"export RAY_AUTH_MODE=token\b", before_start)
     # Shells that are opened later (`ray exec`, jobs) need the mode, too, and every node needs the token.
     assert any("RAY_AUTH_MODE=token" in command for command in config["setup_commands"])
-    assert config["file_mounts"]["/home/ubuntu/.ray/auth_token"] == "~/.ray/auth_token"
+    (token,) = [local for remote, local in config["file_mounts"].items() if remote.endswith("/.ray/auth_token")]
+    assert token == "~/.ray/auth_token"
 
 
-def test_the_dashboard_listens_on_loopback(config: dict[str, Any]) -> None:
-    hosts = re.findall(r"--dashboard-host[= ](\S+)", " ".join(config["head_start_ray_commands"]))
+def test_the_dashboard_listens_on_loopback(either: dict[str, Any]) -> None:
+    hosts = re.findall(r"--dashboard-host[= ](\S+)", " ".join(either["head_start_ray_commands"]))
     assert hosts == ["127.0.0.1"]
 
 
-def test_the_file_contains_no_secret(config: dict[str, Any]) -> None:
+def test_the_file_contains_no_secret(either: dict[str, Any]) -> None:
     assert not [
-        text for text in all_strings(config) if re.search(r"RAY_AUTH_TOKEN=|AKIA[0-9A-Z]{16}|[0-9a-f]{64}", text)
+        text for text in all_strings(either) if re.search(r"RAY_AUTH_TOKEN=|AKIA[0-9A-Z]{16}|[0-9a-f]{64}", text)
     ]
 
 
-def test_the_project_is_copied_and_installed_with_the_tested_versions(config: dict[str, Any]) -> None:
-    mounts = config["file_mounts"]
-    assert mounts["/home/ubuntu/lopt-sweep"] == "."
-    assert any("-c constraints.txt -e '.[cluster]'" in command for command in config["setup_commands"])
-    assert config["rsync_filter"] == [".gitignore"]
+def test_the_project_is_copied_and_installed_with_the_tested_versions(either: dict[str, Any]) -> None:
+    (project,) = [local for remote, local in either["file_mounts"].items() if remote.endswith("/lopt-sweep")]
+    assert project == "."
+    (install,) = [command for command in either["setup_commands"] if "pip install" in command]
+    assert "-c constraints.txt -e '.[cluster]' && echo \"$wanted\" > ~/lopt-venv/.installed" in install
+    assert 'wanted="$(cat constraints.txt pyproject.toml | sha256sum)"' in install
+    assert either["rsync_filter"] == [".gitignore"]
     ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
     assert {".venv/", "/results/"} <= set(ignored)
     assert not [line for line in ignored if line.startswith("!")], "rsync does not read negated patterns as git does"
 
 
-def test_no_exclude_pattern_matches_rays_own_files(config: dict[str, Any]) -> None:
+def test_no_exclude_pattern_matches_rays_own_files(either: dict[str, Any]) -> None:
     excluded = [
         (pattern, name)
-        for pattern in config["rsync_exclude"]
+        for pattern in either["rsync_exclude"]
         for name in RAYS_OWN_FILES
         if fnmatch.fnmatch(name, pattern.strip("/"))
     ]
@@ -201,6 +221,69 @@ def test_results_are_shared_before_ray_starts(config: dict[str, Any]) -> None:
     assert "/srv/lopt" in head
     assert "exportfs" in head
     assert "$RAY_HEAD_IP:/srv/lopt" in worker
+    assert "/etc/exports.d/lopt.exports" in head
+    assert not re.search(r"/etc/exports(?!\.d)|/srv/lopt \*", head), (
+        "other exports stay, and no export is for everybody"
+    )
+
+
+def test_machines_of_a_lab_need_no_administrator(lab: dict[str, Any]) -> None:
+    commands = [*lab["setup_commands"], *lab["head_start_ray_commands"], *lab["worker_start_ray_commands"]]
+    assert not [command for command in commands if re.search(r"\b(sudo|apt-get|mount|exportfs)\b", command)]
+
+
+def test_a_lab_is_valid_for_ray_and_has_placeholders(lab: dict[str, Any]) -> None:
+    assert validate(lab)["available_node_types"]["local.cluster.node"]["min_workers"] == len(
+        lab["provider"]["worker_ips"]
+    )
+    for value in (lab["provider"]["head_ip"], *lab["provider"]["worker_ips"], lab["auth"]["ssh_user"]):
+        assert value.endswith("REPLACE-ME")
+
+
+def test_the_head_of_a_lab_runs_no_trial_and_starts_every_worker(lab: dict[str, Any]) -> None:
+    (start,) = [command for command in lab["head_start_ray_commands"] if "ray start" in command]
+    assert "--num-cpus=0 --num-gpus=0" in start
+    assert "RAY_enable_autoscaler_v2=0" in start.split("ray start")[0], "the other autoscaler starts one worker only"
+
+
+@pytest.mark.parametrize("role", ["head", "worker"])
+def test_every_port_of_a_lab_is_fixed(lab: dict[str, Any], role: str) -> None:
+    options = "object-manager-port node-manager-port dashboard-agent-grpc-port dashboard-agent-listen-port"
+    options += " runtime-env-agent-port metrics-export-port min-worker-port max-worker-port"
+    options += " port ray-client-server-port" if role == "head" else ""
+    command = " ".join(lab[f"{role}_start_ray_commands"])
+    ports = [re.search(rf"--{option}=(\d+)", command) for option in options.split()]
+    assert all(ports), options
+    assert len({port[1] for port in ports if port}) == len(ports)
+
+
+def test_the_client_has_the_tested_versions() -> None:
+    def versions(name: str) -> dict[str, str]:
+        lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+        pins = [line.partition("#")[0].strip().partition("==") for line in lines if "==" in line.partition("#")[0]]
+        return {package.partition("[")[0].lower(): version for package, _, version in pins}
+
+    client, tested = versions("requirements-client.txt"), versions("constraints.txt")
+    assert client.keys() == {"ray", "boto3", "pyyaml"}
+    assert client == {package: tested[package] for package in client}
+
+
+@pytest.mark.network
+@pytest.mark.timeout(900)
+def test_a_fresh_environment_of_the_client_can_launch(tmp_path: Path) -> None:
+    """`ray up` starts there, and Ray accepts both cluster files. Nothing of the project is installed there."""
+    venv.create(tmp_path / "client", with_pip=True)
+    python = tmp_path / "client/bin/python"
+    install = [python, "-m", "pip", "install", "--quiet", "-r", ROOT / "requirements-client.txt"]
+    subprocess.run(install, check=True, timeout=800)
+    helped = subprocess.run([tmp_path / "client/bin/ray", "up", "--help"], check=True, capture_output=True, text=True)
+    assert "Create or update a Ray cluster" in helped.stdout
+    code = (
+        "import sys, yaml; from ray.autoscaler._private.util import prepare_config, validate_config\n"
+        "import ray.autoscaler._private.aws.config\n"
+        "for name in sys.argv[1:]: validate_config(prepare_config(yaml.safe_load(open(name))))"
+    )
+    subprocess.run([python, "-c", code, ROOT / "cluster.yaml", ROOT / "cluster/lab.yaml"], check=True, cwd=tmp_path)
 
 
 def test_node_configs_fit_ec2(config: dict[str, Any]) -> None:
