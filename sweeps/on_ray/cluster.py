@@ -32,6 +32,7 @@ def connect() -> None:
 
     address = os.environ.get("RAY_ADDRESS")
     if not address:
+        _warn_about_unused_nodes()
         _ensure_token()
     folder_option: dict[str, Any] = {} if address else {"_temp_dir": temporary_folder()}
     with _keep_sigterm_handler():
@@ -44,6 +45,14 @@ def connect() -> None:
             runtime_env={"env_vars": _worker_environment()} if address else None,
             **folder_option,
         )
+
+
+def _warn_about_unused_nodes() -> None:
+    """Say that a Slurm job has further nodes, which a Ray that is started on this machine does not use."""
+    node_count = os.environ.get("SLURM_JOB_NUM_NODES") or "1"
+    if node_count != "1":
+        what = f"this Slurm job has {node_count} nodes, but RAY_ADDRESS is not set, so only this node is used"
+        print(f"warning: {what}: submit the sweep with sbatch cluster/slurm.sbatch", file=sys.stderr, flush=True)
 
 
 def _ensure_token() -> None:
