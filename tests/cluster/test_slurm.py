@@ -158,13 +158,20 @@ def test_two_jobs_on_the_same_nodes_do_not_disturb_each_other(site):
     assert [len(site.records(name)) for name in ("one", "two")] == [9, 9]
 
 
-def test_one_node_offers_what_slurm_gave_and_the_exit_code_of_the_sweep_is_that_of_the_job(site):
-    job = site.submit("--nodes=1", "--cpus-per-task=3", "--gpus-per-node=1", "--time=30", sweep=("--space", "nothing"))
-    site.wait_for(lambda: site.nodes_with("raylet") or site.field(job, "JobState") == "COMPLETED", job)
+def test_one_node_offers_what_slurm_gave(site):
+    job = site.submit("--nodes=1", "--cpus-per-task=3", "--gpus-per-node=1", "--time=30", sweep=SWEEP)
+    site.wait_for(lambda: site.nodes_with("raylet/raylet --raylet"), job)
     ((_, raylet),) = site.command_lines("raylet/raylet --raylet")
     assert ",CPU,3," in raylet and ",GPU,1," in raylet
-    assert site.finish(job) == ("FAILED", "2:0"), site.log(job)
-    assert "space" in site.log(job).splitlines()[-1]
+    assert site.finish(job) == ("FAILED", "2:0")
+    assert "PyTorch sees none" in site.log(job).splitlines()[-1], "the GPU is made up"
+
+
+def test_one_node_completes_a_sweep_and_the_exit_code_of_the_sweep_is_that_of_the_job(site):
+    jobs = [site.submit("--nodes=1", "--time=30", sweep=("--space", space, *SWEEP[2:])) for space in ("smoke", "none")]
+    assert [site.finish(job) for job in jobs] == [("COMPLETED", "0:0"), ("FAILED", "2:0")], site.log(jobs[0])
+    assert len(site.records("smoke-paper")) == 12
+    assert "unknown space 'none'" in site.log(jobs[1]).splitlines()[-1]
 
 
 def test_a_cancelled_job_does_not_come_back(site):
