@@ -40,6 +40,7 @@ def connect() -> None:
         check_address(address)
         options: dict[str, Any] = {"runtime_env": {"env_vars": _worker_environment()}}
     else:
+        _warn_about_unused_nodes()
         _ensure_token()
         options = {"_temp_dir": temporary_folder(), "num_cpus": usable_cpu_count()}
     with _keep_sigterm_handler():
@@ -94,6 +95,14 @@ def check_address(address: str) -> None:
     if process.returncode:
         reason = to_one_line((process.stderr.strip() or "no Ray answers there").splitlines()[-1])
         raise ValueError(f"{named_address}, but its health check fails ({reason}): {advice}")
+
+
+def _warn_about_unused_nodes() -> None:
+    """Say that a Slurm job has further nodes, which a Ray that is started on this machine does not use."""
+    node_count = os.environ.get("SLURM_JOB_NUM_NODES") or "1"
+    if node_count != "1":
+        what = f"this Slurm job has {node_count} nodes, but RAY_ADDRESS is not set, so only this node is used"
+        print(f"warning: {what}: submit the sweep with sbatch cluster/slurm.sbatch", file=sys.stderr, flush=True)
 
 
 def _ensure_token() -> None:

@@ -83,6 +83,19 @@ def test_ray_gets_a_token_if_it_cannot_keep_one_in_the_home_folder(tmp_path, mon
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
 
 
+def test_a_slurm_job_of_several_nodes_without_a_ray_address_is_told_that_one_node_works(monkeypatch, capsys):
+    monkeypatch.delenv("SLURM_JOB_NUM_NODES", raising=False)
+    connection._warn_about_unused_nodes()
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "1")
+    connection._warn_about_unused_nodes()
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+    connection._warn_about_unused_nodes()
+    message = capsys.readouterr().err
+    assert len(message.splitlines()) == 1
+    assert "2 nodes" in message and "only this node is used" in message and "cluster/slurm.sbatch" in message
+
+
 # --- the folder of Ray's sockets -----------------------------------------------------------------------------------
 
 
