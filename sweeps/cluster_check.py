@@ -171,8 +171,8 @@ def check_lab(config: Mapping[str, Any], run: Callable[..., Any] = subprocess.ru
             reason = to_one_line((process.stderr.strip() or "no reason given").splitlines()[-1])
             yield Finding(False, f"{host} cannot be reached through SSH as {auth.get('ssh_user')}: {reason}")
             continue
-        found = re.search(r"Python (\d+\.\d+)", process.stdout), re.search(r"ray, version (\S+)", process.stdout)
-        python, ray = (match[1] if match else "missing" for match in found)
+        matches = re.search(r"Python (\d+\.\d+)", process.stdout), re.search(r"ray, version (\S+)", process.stdout)
+        python, ray = (match[1] if match else "missing" for match in matches)
         versions[host] = f"Python {python}, Ray {ray}"
         if "missing" in (python, ray):
             yield Finding(None, f"{host} answers, but has not all it needs yet ({versions[host]}); ray up sets it up")

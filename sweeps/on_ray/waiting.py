@@ -1,10 +1,12 @@
 """Waiting until a cluster has room for trials: what the command waits for, why, and for how long at most."""
 
 import math
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from lopt.errors import to_one_line
@@ -12,6 +14,7 @@ from sweeps.budget import OutOfTime
 
 _FIRST_NOTICE_S, _NOTICE_INTERVAL_S = 15.0, 300.0  # when the user is told first, and how often then
 _STATUS_S = 20.0  # how long `ray status` may take
+_LOG_CHARACTERS = 100_000  # so much of the end of a log is read
 _LOOK_S = 1.0  # how often a wait looks whether it is over
 
 
@@ -103,17 +106,41 @@ def reasons() -> str:
         process = subprocess.run(command, capture_output=True, text=True, timeout=_STATUS_S)
     except (OSError, subprocess.TimeoutExpired):
         return "Ray does not say why"
-    return reasons_in(process.stdout)
+    return reasons_in(process.stdout, _setup_error(_monitor_log()))
 
 
-def reasons_in(status: str) -> str:
-    """Return why a cluster has no room, from the output of `ray status`."""
+def reasons_in(status: str, setup_error: str = "") -> str:
+    """Return why a cluster has no room.
+
+    Args:
+        status: The output of `ray status`.
+        setup_error: Why a machine could not be set up, which `ray status` does not say.
+    """
     if "Node status" not in status:
         return "Ray starts no machines here by itself, so one has to be added (ray start --address=…) or become free"
     failures, pending = (_lines_below(status, title) for title in ("Recent failures:", "Pending:"))
-    parts = [f"failed: {'; '.join(failures)}"] if failures else []
+    parts = [f"the set-up of a machine has failed: {setup_error}"] if setup_error else []
+    parts += [f"failed: {'; '.join(failures)}"] if failures else []
     parts += [f"starting: {'; '.join(pending)}"] if pending else []
     return ", ".join(parts) or "Ray reports no failure, so all machines are busy or it starts none"
+
+
+def _monitor_log() -> Path:
+    """Return the log of Ray's autoscaler, which lies on the head of a cluster."""
+    return Path(os.environ.get("RAY_TMPDIR") or "/tmp", "ray/session_latest/logs/monitor.out")
+
+
+def _setup_error(monitor_log: Path) -> str:
+    """Return why the last set-up of a machine has failed, from the autoscaler's log; "" if it has not failed."""
+    try:
+        text = monitor_log.read_text(errors="replace")[-_LOG_CHARACTERS:]
+    except OSError:
+        return ""
+    before, failed, after = text.rpartition("update-failed")
+    if not failed or "up-to-date" in after:
+        return ""
+    errors = [line for line in before.splitlines() if "ERR" in line]
+    return to_one_line(errors[-1]) if errors else "see monitor.out in Ray's logs"
 
 
 def _lines_below(status: str, title: str) -> list[str]:

@@ -52,6 +52,23 @@ def test_the_reason_is_what_ray_says_of_its_machines(pending, failures, reason):
     assert reasons_in(STATUS.format(pending=pending, failures=failures)) == reason
 
 
+def test_a_set_up_that_fails_is_read_from_the_log_of_the_autoscaler(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    log = tmp_path / "ray" / "session_latest" / "logs" / "monitor.out"
+    assert waiting._setup_error(waiting._monitor_log()) == "", "on a machine that is not the head"
+    log.parent.mkdir(parents=True)
+    for text, error in (
+        ("2026 INFO starting", ""),
+        ("ERROR: No matching distribution\nNew status: update-failed\nretrying", "ERROR: No matching distribution"),
+        ("ERROR: a\nNew status: update-failed\nNew status: up-to-date", ""),
+        ("New status: up-to-date\nNew status: update-failed", "see monitor.out in Ray's logs"),
+    ):
+        log.write_text(text)
+        assert waiting._setup_error(waiting._monitor_log()) == error
+    status = STATUS.format(pending=" a1: worker.l4,", failures=" (no failures)")
+    assert reasons_in(status, "ERROR: x") == "the set-up of a machine has failed: ERROR: x, starting: a1: worker.l4,"
+
+
 def test_without_an_autoscaler_the_user_has_to_add_a_machine():
     assert "one has to be added" in reasons_in("No cluster status. It may take a few seconds …")
 
