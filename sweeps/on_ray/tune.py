@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 # Takes configurations and the indices of those that get a baseline, and returns what `prepare` returns.
 PrepareFunction = Callable[[list[dict[str, Any]], list[int]], dict[str, Any]]
 
+_PREPARING_SHARE = 10  # this part of a device is reserved while data and weights are prepared
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReadyCluster:
@@ -89,7 +91,8 @@ def prepare_cluster(
             scored_indices = baseline_indices if score_baselines else []
             arguments = configs, scored_indices, unpacked_allocation.shared_threads, trials_per_device
             if all(TrialConfig.from_dict(config).shares_backbone for config in configs):
-                resources = unpacked_allocation.shared_resources
+                # A small part is enough. A whole device might never be free where other sweeps run.
+                resources = cluster.allocate(machines, _PREPARING_SHARE, **limits).shared_resources
                 return keeper.call_in_worker(
                     keeper_actor, resources, prepare, *arguments, left_s=left_s, max_wait_s=options.max_wait_s
                 )

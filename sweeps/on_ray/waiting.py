@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from lopt.errors import to_one_line
 from sweeps.budget import OutOfTime
 
 _FIRST_NOTICE_S, _NOTICE_INTERVAL_S = 15.0, 300.0  # when the user is told first, and how often then
+_LOOK_INTERVAL_S = 30.0  # how often the reasons of a wait are looked for
 _STATUS_S = 20.0  # how long `ray status` may take
 _LOG_CHARACTERS = 100_000  # so much of the end of a log is read
 _LOOK_S = 1.0  # how often a wait looks whether it is over
@@ -36,12 +38,13 @@ class Wait:
         read_reasons: Callable[[], str] | None = None,
     ) -> None:
         self._needed, self._max_wait_s = needed, max_wait_s
-        self._clock, self._read_reasons = clock, read_reasons or reasons
+        self._clock, self._read_reasons = clock, read_reasons or why_no_room
         self._began_at = clock()
-        self._next_notice_at = self._began_at + _FIRST_NOTICE_S
+        self._next_look_at, self._next_notice_at = self._began_at + _FIRST_NOTICE_S, -math.inf
+        self._last_reasons = ""  # without numbers
 
     def note(self) -> None:
-        """Tell the user about the wait if it is time to.
+        """Tell the user about the wait if its reasons have changed, or if the last notice is long ago.
 
         Raises:
             ValueError: The wait has lasted too long.
@@ -52,11 +55,15 @@ class Wait:
                 f"the cluster had no room for {self._needed} within {self._max_wait_s / 60:.0f} minutes: "
                 f"{self._read_reasons()}. `ray status` on the cluster says more, and --max-wait gives it more time"
             )
-        if now >= self._next_notice_at:
-            self._next_notice_at = now + _NOTICE_INTERVAL_S
+        if now < self._next_look_at:
+            return
+        self._next_look_at, reasons = now + _LOOK_INTERVAL_S, self._read_reasons()
+        reasons_without_numbers = re.sub(r"[0-9a-f-]{8,}|\d+", "", reasons)
+        if now >= self._next_notice_at or reasons_without_numbers != self._last_reasons:
+            self._next_notice_at, self._last_reasons = now + _NOTICE_INTERVAL_S, reasons_without_numbers
             minutes = (now - self._began_at) / 60
             since = f" (for {minutes:.0f} minutes so far)" if minutes >= 1 else ""
-            notice = f"waiting until the cluster has room for {self._needed}{since}: {self._read_reasons()}"
+            notice = f"waiting until the cluster has room for {self._needed}{since}: {reasons}"
             print(f"{notice}. `ray status` on the cluster says more", flush=True)
 
 
@@ -96,10 +103,10 @@ def wait_for(
 
 
 def _needed_text(resources: Mapping[str, float]) -> str:
-    return ", ".join(f"{amount:g} {name.upper()}" for name, amount in resources.items() if amount)
+    return ", ".join(f"{math.ceil(amount)} {name.upper()}" for name, amount in resources.items() if amount)
 
 
-def reasons() -> str:
+def why_no_room() -> str:
     """Return why the cluster has no room, from what `ray status` says of its machines."""
     command = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "status"]
     try:

@@ -1,7 +1,7 @@
 """cluster.yaml against a stand-in for EC2: from `ray up` to `ray down`, with a lost worker and a failed set-up.
 
-Not real here: EC2 itself (moto), the image, the installation, NFS (a bind mount), and the GPUs. The workers are
-declared without a GPU, so that trials train on processors, and two of them start at once.
+Not real here: EC2 itself (moto), the image, the installation, NFS (a bind mount), and the GPUs. The workers offer a
+GPU that PyTorch does not see, so trials train on processors (LOPT_DEVICE=cpu). At most two workers start.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from tests.cluster.laptop import HOME, ROOT, Laptop
 from tests.cluster.machines import Network, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(480)]
-SWEEP = "cd ~/lopt-sweep && RAY_ADDRESS=auto python sweeps/run.py --space smoke --out /srv/lopt/results"
+REFUSED_SWEEP = "cd ~/lopt-sweep && RAY_ADDRESS=auto python sweeps/run.py --space smoke --out /srv/lopt/results"
+SWEEP = REFUSED_SWEEP.replace("RAY_ADDRESS", "LOPT_DEVICE=cpu RAY_ADDRESS") + " --trials-per-gpu 4"
 # The command that docs/cluster.md gives.
 FAILURES = "grep -aE 'ERR|failed' /tmp/ray/session_latest/logs/monitor.out | tail"
 LONG = " --set max_steps=60 --set eval_every=5 --set grace_steps=60 --set trials=6"
@@ -36,8 +37,8 @@ class Cloud:
     def status(self) -> str:
         return self.laptop.ray("exec", self.file, "ray status").stdout
 
-    def wait_for_cpus(self, count: int) -> None:
-        wait_until(lambda: f"/{count:.1f} CPU" in self.status(), f"the workers offer {count} processors", 120, every=2)
+    def wait_for_workers(self, count: int) -> None:
+        wait_until(lambda: len(self.ec2.running("worker")) == count, f"{count} workers run", 120, every=1)
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +49,10 @@ def cloud(network: Network, store: Path) -> Iterator[Cloud]:
         "sg-REPLACE-ME": ec2.ready["group"],
         "ami-REPLACE-ME": ec2.ready["image"],
         "# IamInstanceProfile": "IamInstanceProfile",
-        "  worker.l4:\n    min_workers: 0": "  worker.l4:\n    min_workers: 2",
-        'running.\n    resources: {"CPU": 4, "GPU": 1}': 'running.\n    resources: {"CPU": 2, "GPU": 0}',
+        "\nmax_workers: 8": "\nmax_workers: 2",
     }
     cloud = Cloud(ec2, laptop, laptop.write_cluster_file("cluster.yaml", values), store)
     laptop.ray("up", "--yes", cloud.file)
-    cloud.wait_for_cpus(4)
     yield cloud
     ec2.close()
 
@@ -65,16 +64,19 @@ def policy_actions(title: str) -> set[str]:
     return {action for statement in policy["Statement"] for action in statement["Action"]}
 
 
-def test_the_head_is_on_demand_and_the_workers_are_spot_instances(cloud: Cloud) -> None:
-    (head,), workers = cloud.ec2.running("head"), cloud.ec2.running("worker")
-    assert cloud.ec2.instances[head]["InstanceLifecycle"] is None
-    assert [cloud.ec2.instances[worker]["InstanceLifecycle"] for worker in workers] == ["spot", "spot"]
-
-
 def test_the_store_is_exported_to_the_addresses_of_the_vpc(cloud: Cloud) -> None:
     export = cloud.ec2.head().run("cat /etc/exports.d/lopt.exports").stdout
     assert re.fullmatch(r"/srv/lopt 172\.31\.0\.0/16\(rw,sync,\S+,anonuid=(\d+),anongid=\d+\)\n", export)
     assert not (cloud.ec2.head().root / "etc/exports").exists()
+
+
+def test_a_worker_starts_when_a_trial_needs_it_and_is_refused_without_a_usable_gpu(cloud: Cloud) -> None:
+    assert not cloud.ec2.running("worker")
+    sweep = cloud.laptop.ray("exec", cloud.file, REFUSED_SWEEP, check=False)
+    assert sweep.returncode != 0
+    assert "waiting until the cluster has room for 1 GPU" in sweep.stdout
+    assert "reserved a GPU, torch sees none: driver or image" in sweep.stdout
+    assert len(cloud.ec2.running("worker")) == 1
 
 
 def test_every_trial_has_one_record_although_a_worker_is_lost(cloud: Cloud) -> None:
@@ -82,12 +84,12 @@ def test_every_trial_has_one_record_although_a_worker_is_lost(cloud: Cloud) -> N
     log = cloud.ec2.network.folder / "sweep.log"
     with cloud.laptop.start_ray("exec", cloud.file, SWEEP + LONG, log=log) as sweep:
         wait_until(lambda: len(list(folder.glob("*.json"))) >= 2, f"two trials are over: {log}", 200)
+        cloud.wait_for_workers(2)  # more trials wait than one GPU has room for
         lost = cloud.ec2.running("worker")[0]
         cloud.ec2.terminate(lost)
         assert len(list(folder.glob("*.json"))) < 21, "the worker is lost before the sweep is over"
         assert sweep.wait(timeout=240) == 0, log.read_text()
     assert "complete: 21 trials" in log.read_text()
-    wait_until(lambda: len(cloud.ec2.running("worker")) == 2, "another worker replaces the lost one", 60)
     cloud.laptop.ray("rsync-down", cloud.file, "/srv/lopt/results/", f"{HOME}/fetched/")
     records = [json.loads(path.read_text()) for path in (cloud.laptop.machine.root / RECORDS).glob("*.json")]
     assert len({record["key"] for record in records}) == len(records) == 21
@@ -109,13 +111,25 @@ def test_a_sweep_can_be_submitted_as_a_job(cloud: Cloud) -> None:
         forward.wait()
 
 
-def test_a_failed_setup_is_seen_in_the_log_of_the_autoscaler(cloud: Cloud) -> None:
-    """`ray status` shows only that the worker is pending. `ray monitor` shows these files."""
-    cloud.wait_for_cpus(4)
+def test_the_head_is_on_demand_and_the_workers_are_spot_instances(cloud: Cloud) -> None:
+    (head,) = cloud.ec2.running("head")
+    kinds = {name: instance["InstanceLifecycle"] for name, instance in cloud.ec2.instances.items()}
+    assert kinds.pop(head) is None
+    assert len(kinds) >= 2 and set(kinds.values()) == {"spot"}
+
+
+def test_a_failed_setup_is_named_by_the_sweep_that_waits(cloud: Cloud) -> None:
+    """`ray status` shows only that the worker is pending. `ray monitor` shows the log of the autoscaler."""
     cloud.ec2.installs_fail = True
-    cloud.ec2.terminate(cloud.ec2.running("worker")[0])
-    read = "cd /tmp/ray/session_latest/logs && cat monitor.log monitor.out"
-    wait_until(lambda: "Failed to install ray" in cloud.ec2.head().run(read).stdout, "the log", 120, every=2)
+    for worker in cloud.ec2.running("worker"):
+        cloud.ec2.terminate(worker)
+    sweep = cloud.laptop.ray("exec", cloud.file, SWEEP + " --name waits --max-wait 100s", check=False)
+    assert sweep.returncode != 0
+    (line,) = [line for line in sweep.stdout.splitlines() if line.startswith("error:")]
+    assert (
+        "no room for 1 GPU within 2 minutes: the set-up of a machine has failed: ERROR: No matching distribution"
+        in line
+    )
     logs = cloud.laptop.ray("exec", cloud.file, FAILURES).stdout
     assert "ERROR: No matching distribution found for torch==9.9.9" in logs
     assert "New status: update-failed" in logs

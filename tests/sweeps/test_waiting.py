@@ -95,8 +95,25 @@ def test_a_wait_is_told_again_and_again_and_ends(clock, capsys):
         wait.note()
 
 
+def test_a_wait_is_told_sooner_if_its_reasons_change(clock, capsys):
+    first, second = "starting: a1b2c3d4e5f6: worker", "starting: 11b2c3d4e5f6: worker"
+    reasons = {0: "all are busy", 100: first, 200: second, 250: "failed"}
+    wait = Wait(
+        "1 GPU",
+        max_wait_s=1800,
+        clock=lambda: clock.now,
+        read_reasons=lambda: reasons[max(now for now in reasons if now <= clock.now)],
+    )
+    told_at = []
+    for clock.now in range(0, 400, 5):
+        wait.note()
+        if out := capsys.readouterr().out:
+            told_at.append((clock.now, out.split(": ", 1)[1].partition(".")[0]))
+    assert told_at == [(15, "all are busy"), (105, first), (255, "failed")]
+
+
 def test_trials_that_wait_for_lost_machines_are_named_and_the_sweep_ends(clock, monkeypatch, capsys):
-    monkeypatch.setattr(waiting, "reasons", lambda: "all machines are gone")
+    monkeypatch.setattr(waiting, "why_no_room", lambda: "all machines are gone")
     monkeypatch.setattr(
         callbacks, "Wait", lambda needed, max_wait_s: Wait(needed, max_wait_s=max_wait_s, clock=lambda: clock.now)
     )
