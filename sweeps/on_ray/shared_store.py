@@ -9,6 +9,7 @@ import secrets
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from lopt.locations import display_path, write_file
@@ -38,8 +39,9 @@ def error_here(out: str, run: str, mark_name: str, patience_s: float = _PATIENCE
     deadline = time.monotonic() + patience_s
     while not (store.folder / mark_name).is_file():
         if time.monotonic() >= deadline:
+            place = store.folder if isinstance(store.folder, Path) else display_path(store.folder)
             return (
-                f"machine {socket.gethostname()} does not see the driver's results in {display_path(store.folder)}: "
+                f"machine {socket.gethostname()} does not see the driver's results in {place}: "
                 "give --out a folder that all machines of the cluster share (such as one of NFS), or a URL (such as "
                 "s3://bucket/results)"
             )

@@ -76,7 +76,8 @@ def names_machine(line: str, machine: Machine) -> bool:
 def test_two_machines_share_a_sweep(pair: Pair) -> None:
     pair.start_head()
     pair.start_worker()
-    sweep = pair.sweep("--out /srv/shared-store/by-hand")
+    steps = "--set max_steps=600 --set eval_every=50 --set grace_steps=600"  # else the first machine does them alone
+    sweep = pair.sweep(f"--out /srv/shared-store/by-hand {steps}")
     assert sweep.returncode == 0, sweep.stdout
     records = [json.loads(path.read_text()) for path in pair.head.root.glob("srv/shared-store/by-hand/*/trials/*.json")]
     assert len({record["key"] for record in records}) == len(records) == 12
