@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lopt.errors import to_one_line
 from lopt.locations import display_path, write_file
 from sweeps.results.store import Store
 
@@ -53,20 +54,26 @@ def check_machines(store: Store, mark_name: str, nodes: list[dict[str, Any]]) ->
     """Check that all machines of a cluster on which trials can run see the mark. `nodes` is what `ray.nodes` returns.
 
     Raises:
-        ValueError: One of them does not see it.
+        ValueError: One of them does not see it, or cannot run this project.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     remote_error: Any = ray.remote(num_cpus=0, max_calls=1)(error_here)
-    references = [
-        remote_error.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-            store.out, store.run, mark_name
-        )
-        for node in nodes
-        if node["Alive"] and (node["Resources"].get("CPU") or node["Resources"].get("GPU"))
-    ]
-    for reference in references:
-        with contextlib.suppress(ray.exceptions.RayError):  # the machine is gone; trials look again where they begin
-            if error := ray.get(reference, timeout=60):
-                raise ValueError(error)
+    machines = [node for node in nodes if node["Alive"] and (node["Resources"].keys() & {"CPU", "GPU"})]
+    strategies = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in machines]
+    arguments = store.out, store.run, mark_name
+    references = [remote_error.options(scheduling_strategy=strategy).remote(*arguments) for strategy in strategies]
+    for node, reference in zip(machines, references, strict=True):
+        try:
+            error = ray.get(reference, timeout=60)
+        except ray.exceptions.RayTaskError as task_error:
+            reason = to_one_line(task_error.cause)
+            raise ValueError(
+                f"machine {node['NodeManagerHostname']} cannot run this project ({reason}): install the same version "
+                "there, in the environment that starts Ray"
+            ) from None
+        except ray.exceptions.RayError:  # the machine is gone; trials look again where they begin
+            continue
+        if error:
+            raise ValueError(error)

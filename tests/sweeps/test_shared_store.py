@@ -6,6 +6,7 @@ import socket
 from types import SimpleNamespace
 
 import pytest
+import ray
 
 from sweeps.on_ray import shared_store, trainable
 from sweeps.results.store import Store
@@ -59,3 +60,29 @@ def test_a_trial_on_a_machine_that_does_not_share_the_results_reports_it_and_wri
     (report,) = reports
     assert "does not see the driver's results" in report["machine_error"] and report["status"] == "running"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_machine_that_cannot_run_the_project_is_named_and_one_that_is_gone_is_not(store, monkeypatch):
+    answers = iter(
+        [
+            ray.exceptions.NodeDiedError("gone"),
+            ray.exceptions.RayTaskError("f", "traceback", ModuleNotFoundError("No module named 'sweeps'")),
+        ]
+    )
+
+    def get(reference, timeout):
+        raise next(answers)
+
+    monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr(
+        ray, "remote", lambda **options: lambda function: SimpleNamespace(options=lambda **options: calls)
+    )
+    calls = SimpleNamespace(remote=lambda *arguments: None)
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 1.0}, "NodeID": "a" * 56, "NodeManagerHostname": name} for name in "xy"
+    ]
+    dead_node, head = {"Alive": False, "Resources": {"CPU": 1.0}}, {"Alive": True, "Resources": {"memory": 1.0}}
+    with pytest.raises(
+        ValueError, match=r"machine y cannot run this project \(No module named 'sweeps'\): install the same"
+    ):
+        shared_store.check_machines(store, "mark", [dead_node, head, *nodes])
