@@ -1,16 +1,18 @@
-"""Handle Ctrl-C and SIGTERM. Batch systems and spot machines send SIGTERM.
+"""Handle Ctrl-C, SIGTERM and SIGHUP. Batch systems and spot machines send SIGTERM, a terminal that is lost SIGHUP.
 
 The first signal lets the command save its trials before it ends. The second ends it at once.
 """
 
+import contextlib
 import os
 import signal
+import stat
 from collections.abc import Callable
 from types import FrameType
 
 from lopt.exit_codes import INTERRUPTED
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def install_handlers() -> None:
@@ -29,7 +31,17 @@ def _set_handler(handler: Callable[[int, FrameType | None], None]) -> None:
 
 def _on_first_signal(signal_number: int, frame: FrameType | None) -> None:
     _set_handler(_on_second_signal)
+    if signal_number == signal.SIGHUP:
+        _discard_output_to_terminal()
     raise KeyboardInterrupt
+
+
+def _discard_output_to_terminal() -> None:
+    """Discard further output to the terminal, because it is gone, and each print would fail."""
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode):  # `os.isatty` says no for a terminal that is gone
+                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 def _on_second_signal(signal_number: int, frame: FrameType | None) -> None:

@@ -1,7 +1,7 @@
 """Run a sweep: python sweeps/run.py --space ablation --profile demo
 
 Exit codes: 0 complete · 2 wrong usage · 3 finished, but a trial failed or a cell has no confirmed trial ·
-4 stopped at a budget · 130 interrupted (Ctrl-C or SIGTERM) · 1 anything else. After 4 and 130, the same command
+4 stopped at a budget · 130 interrupted (Ctrl-C, SIGTERM or SIGHUP) · 1 anything else. After 4 and 130, the same command
 continues the run.
 """
 
@@ -32,7 +32,8 @@ def parser() -> argparse.ArgumentParser:
         description="Sweep soft prompts over method, rank, length and learning rate on Ray. "
         "The same command again continues a run; a finished trial is never run again.",
         epilog="exit codes: 0 complete, 2 wrong usage, 3 a trial failed or a cell has no confirmed trial, "
-        "4 stopped at a budget, 130 interrupted; the same command continues a run after 4 and 130",
+        "4 stopped at a budget, 130 interrupted; the same command continues a run after 4 and 130. "
+        "`cluster-check FILE` in place of all options checks the file of a cluster before `ray up`",
         allow_abbrev=False,
     )
     add_option = command_parser.add_argument
@@ -317,7 +318,7 @@ def _parse_settings(pairs: list[str]) -> dict[str, str]:
 
 
 def script() -> int:
-    """Run the program `lopt-sweep`: `main`, with Ctrl-C and SIGTERM handled."""
+    """Run the program `lopt-sweep`: `main`, with Ctrl-C, SIGTERM and SIGHUP handled."""
     from sweeps import interrupt
 
     interrupt.install_handlers()

@@ -17,6 +17,7 @@ _FIRST_NOTICE_S, _NOTICE_INTERVAL_S = 15.0, 300.0  # when the user is told first
 _LOOK_INTERVAL_S = 30.0  # how often the reasons of a wait are looked for
 _STATUS_S = 20.0  # how long `ray status` may take
 _LOG_CHARACTERS = 100_000  # so much of the end of a log is read
+_TERMINAL_CODES = re.compile(r"\x1b\[[0-9;]*m")  # colours in that log
 _LOOK_S = 1.0  # how often a wait looks whether it is over
 
 
@@ -146,8 +147,11 @@ def _setup_error(monitor_log: Path) -> str:
     before, failed, after = text.rpartition("update-failed")
     if not failed or "up-to-date" in after:
         return ""
-    errors = [line for line in before.splitlines() if "ERR" in line]
-    return to_one_line(errors[-1]) if errors else "see monitor.out in Ray's logs"
+    lines = _TERMINAL_CODES.sub("", before).splitlines()
+    for marker in ("ERROR: ", "ERR"):  # what the set-up's commands print, and then what the autoscaler says of them
+        if errors := [line for line in lines if marker in line]:
+            return to_one_line(errors[-1])
+    return "see monitor.out in Ray's logs"
 
 
 def _lines_below(status: str, title: str) -> list[str]:

@@ -23,7 +23,7 @@ REFUSED_SWEEP = "cd ~/lopt-sweep && RAY_ADDRESS=auto python sweeps/run.py --spac
 SWEEP = REFUSED_SWEEP.replace("RAY_ADDRESS", "LOPT_DEVICE=cpu RAY_ADDRESS") + " --trials-per-gpu 4"
 # The command that docs/cluster.md gives.
 FAILURES = "grep -aE 'ERR|failed' /tmp/ray/session_latest/logs/monitor.out | tail"
-LONG = " --set max_steps=60 --set eval_every=5 --set grace_steps=60 --set trials=6"
+LONG = " --set max_steps=400 --set eval_every=20 --set grace_steps=400 --set trials=6"
 RECORDS = "home/ubuntu/fetched/smoke-paper/trials"
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pty
+import select
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -103,6 +107,26 @@ def test_130_when_interrupted(tmp_path):
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130, out
     assert "Traceback" not in out
+
+
+def test_130_when_the_terminal_is_lost_and_the_same_command_continues(tmp_path):
+    """A connection through SSH that breaks sends SIGHUP, and takes the terminal away."""
+    arguments = ["--space", "smoke", "--local-mode", "--out", str(tmp_path)]
+    long = ["--set", "max_steps=100000", "--set", "eval_every=20", "--set", "grace_steps=100000"]
+    process_id, terminal = pty.fork()
+    if process_id == 0:
+        os.chdir(ROOT)
+        os.execv(sys.executable, [sys.executable, "sweeps/run.py", *arguments, *long])
+    checkpoints = tmp_path / "smoke-paper" / "checkpoints"
+    end = time.monotonic() + 60
+    while not list(checkpoints.glob("*.safetensors")):
+        os.read(terminal, 10_000) if select.select([terminal], [], [], 0.1)[0] else None
+        assert time.monotonic() < end
+    os.close(terminal)
+    _, status = os.waitpid(process_id, 0)
+    assert os.waitstatus_to_exitcode(status) == 130
+    assert json.loads((tmp_path / "smoke-paper" / "manifest.json").read_text())["status"] == "interrupted"
+    assert list(checkpoints.glob("*.safetensors"))
 
 
 def test_1_for_a_fault_of_the_program_with_its_traceback(tmp_path):

@@ -60,6 +60,8 @@ def test_a_set_up_that_fails_is_read_from_the_log_of_the_autoscaler(tmp_path, mo
     for text, error in (
         ("2026 INFO starting", ""),
         ("ERROR: No matching distribution\nNew status: update-failed\nretrying", "ERROR: No matching distribution"),
+        ("ERROR: a pip\n2026 \x1b[31mERR\x1b[0m updater.py New status: update-failed\x1b[0m", "ERROR: a pip"),
+        ("2026 \x1b[31mERR\x1b[0m updater.py: x\nNew status: \x1b[1mupdate-failed", "2026 ERR updater.py: x"),
         ("ERROR: a\nNew status: update-failed\nNew status: up-to-date", ""),
         ("New status: up-to-date\nNew status: update-failed", "see monitor.out in Ray's logs"),
     ):
