@@ -27,17 +27,18 @@ class Capacity:
     def __init__(self, allocation: Allocation, count_trials: Callable[[], Counter[bool]], *, may_grow: bool) -> None:
         self._allocation, self._count_trials = allocation, count_trials
         self._request = MachineRequest() if may_grow and allocation.uses_gpus else None
-        self._looked_at, self._limit, self._share = -math.inf, 0, 0.0
+        self._looked_at, self._limit, self._share, self._may_exceed_share = -math.inf, 0, 0, False
 
     def has_room(self, running_count: int) -> bool:
         """Return whether one more trial may begin while `running_count` trials of this sweep run."""
         if time.monotonic() - self._looked_at >= _REFRESH_S:
             self._look()
-        if running_count >= self._share and self._limit > running_count:
-            if not _has_free_resources(self._allocation):
-                return False
-            self._share = running_count + 1  # until the next look, because other sweeps see the same room
-        return running_count < min(self._limit, self._share)
+        if running_count < min(self._limit, self._share):
+            return True
+        if running_count >= self._limit or not self._may_exceed_share:
+            return False
+        self._may_exceed_share = False  # until the next look, because other sweeps see the same room
+        return _has_free_resources(self._allocation)
 
     def _look(self) -> None:
         import ray
@@ -45,7 +46,7 @@ class Capacity:
         self._looked_at = time.monotonic()
         machines = read_machines(ray.nodes())
         self._limit = self._allocation.concurrent_count(machines)
-        self._share = math.ceil(self._limit / max(1, _count_sweeps()))
+        self._share, self._may_exceed_share = math.ceil(self._limit / max(1, _count_sweeps())), True
         if self._request:
             counts = self._count_trials()
             trial_count = min(counts.total(), self._allocation.max_concurrent or counts.total())

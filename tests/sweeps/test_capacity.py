@@ -79,9 +79,9 @@ def test_beyond_its_share_a_sweep_begins_one_trial_at_a_look(fake_cluster, monke
     fake_cluster.gpus, fake_cluster.sweeps, fake_cluster.free_gpus = 4, 2, 1.0
     capacity = make_capacity()
     monkeypatch.setattr(capacity_module, "_REFRESH_S", 1000.0)
-    assert [capacity.has_room(count) for count in (8, 9, 10)] == [True, True, True]
-    fake_cluster.free_gpus = 0.0
-    assert not capacity.has_room(11)
+    assert [capacity.has_room(count) for count in (7, 8, 9, 8, 7)] == [True, True, False, False, True]
+    monkeypatch.setattr(capacity_module, "_REFRESH_S", 0.0)
+    assert capacity.has_room(9)
 
 
 @pytest.mark.parametrize(
