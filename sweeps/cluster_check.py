@@ -156,11 +156,14 @@ def check_lab(config: Mapping[str, Any], run: Callable[..., Any] = subprocess.ru
     """Yield whether each machine of a cluster with `provider: local` answers through SSH, and with which versions."""
     provider, auth = config["provider"], config["auth"]
     hosts = [provider.get("head_ip"), *(provider.get("worker_ips") or [])]
-    options = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={_SSH_S:.0f}", "-o", "StrictHostKeyChecking=accept-new"]
+    # Like Ray, this neither asks for the keys of unknown machines nor keeps them.
+    values = ["BatchMode=yes", f"ConnectTimeout={_SSH_S:.0f}", "LogLevel=ERROR", "StrictHostKeyChecking=no",
+              "UserKnownHostsFile=/dev/null"]  # fmt: skip
+    options = [word for value in values for word in ("-o", value)]
     if auth.get("ssh_private_key"):
         options += ["-i", str(Path(auth["ssh_private_key"]).expanduser())]
     versions: dict[str, str] = {}
-    for host in map(str, filter(None, hosts)):
+    for host in (str(host) for host in hosts if host and _PLACEHOLDER not in str(host)):
         command = ["ssh", *options, f"{auth.get('ssh_user')}@{host}", "bash -lic 'python --version; ray --version'"]
         try:
             process = run(command, capture_output=True, text=True, timeout=2 * _SSH_S, stdin=subprocess.DEVNULL)
