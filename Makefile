@@ -70,7 +70,7 @@ test-network: $(STAMP) ## run the tests that download
 	$(call tier,network)
 
 # The machines borrow the packages of this environment. Their Ray needs the extra `cluster`.
-test-cluster: $(STAMP) ## run the tests that make several machines of namespaces (root on Linux, a few minutes)
+test-cluster: $(STAMP) ## run the tests that make several machines of namespaces (root on Linux, a quarter of an hour)
 	$(PIP) install --quiet -c constraints.txt -e ".[dev,cluster]"
 	$(call tier,cluster)
 

@@ -206,7 +206,9 @@ class Supervisor:
         """
         missing_keys = sorted(key for key in self._ended_keys if not self._store.path(key).is_file())
         if missing_keys:
-            raise self._store.store_error(f"{len(missing_keys)} records have vanished, such as {missing_keys[0]}.json")
+            raise self._store.store_error(
+                f"{len(missing_keys)} of the records of this command are gone, such as {missing_keys[0]}.json"
+            )
 
     def _write_death(self, running_trial: _RunningTrial, error: Exception | None) -> TrialRecord:
         """Write and return the record of a trial whose process died without leaving one."""

@@ -43,6 +43,12 @@ class MemoryStore:
     def add_audit(self, record):
         self.audited_records.append(record)
 
+    def path(self, key):
+        return SimpleNamespace(is_file=lambda: key in self.records)
+
+    def store_error(self, reason):
+        return StoreError(reason)
+
     def check(self):
         if self.error:
             raise StoreError(self.error)
