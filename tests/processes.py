@@ -9,11 +9,12 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def usual_signals() -> Iterator[None]:
-    """Make processes that are started in this context react to SIGINT and SIGTERM.
+    """Make processes that are started in this context react to SIGINT, SIGTERM and SIGHUP.
 
     Tests that run in the background of a script ignore these signals, and their processes would inherit that.
     """
-    handlers = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     try:
         yield
     finally:

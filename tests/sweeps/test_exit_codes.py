@@ -113,10 +113,11 @@ def test_130_when_the_terminal_is_lost_and_the_same_command_continues(tmp_path):
     """A connection through SSH that breaks sends SIGHUP, and takes the terminal away."""
     arguments = ["--space", "smoke", "--local-mode", "--out", str(tmp_path)]
     long = ["--set", "max_steps=100000", "--set", "eval_every=20", "--set", "grace_steps=100000"]
-    process_id, terminal = pty.fork()
-    if process_id == 0:
-        os.chdir(ROOT)
-        os.execv(sys.executable, [sys.executable, "sweeps/run.py", *arguments, *long])
+    with usual_signals():
+        process_id, terminal = pty.fork()
+        if process_id == 0:
+            os.chdir(ROOT)
+            os.execv(sys.executable, [sys.executable, "sweeps/run.py", *arguments, *long])
     checkpoints = tmp_path / "smoke-paper" / "checkpoints"
     end = time.monotonic() + 60
     while not list(checkpoints.glob("*.safetensors")):
