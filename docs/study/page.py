@@ -37,8 +37,11 @@ def results_text() -> str:
         "",
         *(_seed_rows(group) if group.confirmed_cells else ["No cell is confirmed yet."]),
         "",
-        *(f"{sentence}\n" for sentence in [*filter(None, [look_sentence(group)]), *ending_sentences(group)]),
     ]
+    if len(group.confirmed_cells) < len(group.cells):
+        return "\n".join([*lines, "The first look comes when each cell has the seeds of that look.", ""])
+    sentences = [*filter(None, [look_sentence(group)]), *ending_sentences(group)]
+    lines += [f"{sentence[0].upper()}{sentence[1:]}\n" for sentence in sentences]
     if courses(group) and any(course.looks for course in courses(group).all):
         lines += [headline(group).answer, ""]
     table = looks.compute(group)
