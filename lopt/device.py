@@ -12,7 +12,7 @@ def has_gpu() -> bool:
     """
     import torch
 
-    return torch.cuda.is_available() and not is_cpu_chosen()
+    return not is_cpu_chosen() and torch.cuda.is_available()
 
 
 def is_cpu_chosen() -> bool:

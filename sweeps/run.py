@@ -158,7 +158,7 @@ def parser() -> argparse.ArgumentParser:
         dest="max_wait_s",
         type=argument_types.duration,
         default=1800.0,
-        metavar="TIME",
+        metavar="T",
         help="on a cluster: give up when no trial has had room on a machine for this long (default 30m)",
     )
     add_option(

@@ -5,6 +5,7 @@ The section between the two markers is replaced. A test checks that it is what t
 
 import sys
 from pathlib import Path
+from statistics import fmean, stdev
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -28,10 +29,11 @@ def results_text() -> str:
     results = load([RUN])
     (group,) = groups(results)
     status, elapsed_s = results.runs[0].status, results.runs[0].elapsed_s or 0.0
+    status_text = "complete" if status == "complete" else "not complete: the same command continues it"
     lines = [
         "## Results so far" if status != "complete" else "## Results",
         "",
-        f"{len(results.trials)} trials, in {elapsed_s / 3600:.1f} hours. The run is {_status_text(status)}.",
+        f"{len(results.trials)} trials, in {elapsed_s / 3600:.1f} hours. The run is {status_text}.",
         "",
         *_search_rows(results),
         "",
@@ -48,10 +50,6 @@ def results_text() -> str:
     if not isinstance(table, Missing):
         lines += [render.markdown(looks.render(table)), ""]
     return "\n".join(lines)
-
-
-def _status_text(status: str) -> str:
-    return {"complete": "complete"}.get(status, "not complete: the same command continues it")
 
 
 def _search_rows(results: Results) -> list[str]:
@@ -77,15 +75,12 @@ def _seed_rows(group: Group) -> list[str]:
     reference = reference_cell(group)
     for cell in group.confirmed_cells:
         accuracies = [100 * (trial.test_accuracy or 0.0) for trial in cell.confirmed_trials]
-        mean = sum(accuracies) / len(accuracies)
-        variance = sum((value - mean) ** 2 for value in accuracies) / max(1, len(accuracies) - 1)
-        spread = f"{variance**0.5:.1f}" if len(accuracies) > 1 else "–"
+        spread = f"{stdev(accuracies):.1f}" if len(accuracies) > 1 else "–"
         restarts = sum(bool(trial.abandoned_steps) for trial in cell.confirmed_trials)
-        values = ", ".join(f"{value:.1f}" for value in accuracies)
+        values = f"{fmean(accuracies):.1f}: " + ", ".join(f"{value:.1f}" for value in accuracies)
         label = f"{cell.label} (reference)" if cell is reference else cell.label
         rows.append(
-            f"| {label} | {cell.trainable_parameters:,} | {len(accuracies)} | {mean:.1f}: {values} | {spread} | "
-            f"{restarts} |"
+            f"| {label} | {cell.trainable_parameters:,} | {len(accuracies)} | {values} | {spread} | {restarts} |"
         )
     return rows
 

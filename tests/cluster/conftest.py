@@ -23,8 +23,8 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[machines.Netwo
         pytest.skip(f"needs {', '.join(missing)}: pip install -c constraints.txt -e '.[dev,cluster]'")
     mask = os.umask(0o022)
     folder = tmp_path_factory.mktemp("net")
-    with machines.network(folder) as made:
-        yield made
+    with machines.network(folder) as machine_network:
+        yield machine_network
     os.umask(mask)
 
 

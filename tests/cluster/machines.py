@@ -294,8 +294,8 @@ def _closed_parents() -> list[str]:
 @contextlib.contextmanager
 def network(folder: Path) -> Iterator[Network]:
     """A network whose machines all end with the context."""
-    made = Network(folder)
+    new_network = Network(folder)
     try:
-        yield made
+        yield new_network
     finally:
-        made.close()
+        new_network.close()
