@@ -21,7 +21,7 @@ class Machines:
         node_count: The number of nodes that have CPUs; 1 if none has.
         cpus_per_node: The number of CPUs of the smallest of these nodes.
         may_grow: Whether machines may join.
-        expects_gpus: Whether the cluster starts machines with GPUs on demand.
+        expects_gpus: Whether the cluster has no GPU yet, and starts machines with GPUs on demand.
     """
 
     gpu_count: int
@@ -41,14 +41,15 @@ def read_machines(nodes: list[dict[str, Any]]) -> Machines:
     """Return what the nodes offer together. `nodes` is what `ray.nodes` returns."""
     node_resources = [node["Resources"] for node in nodes if node["Alive"]]
     node_cpu_counts = [int(amounts["CPU"]) for amounts in node_resources if amounts.get("CPU", 0) >= 1]
+    gpu_count = int(sum(amounts.get("GPU", 0) for amounts in node_resources))
     is_joined = joined_address() is not None
     return Machines(
-        gpu_count=int(sum(amounts.get("GPU", 0) for amounts in node_resources)),
+        gpu_count=gpu_count,
         cpu_count=sum(node_cpu_counts),
         node_count=max(1, len(node_cpu_counts)),
         cpus_per_node=min(node_cpu_counts, default=1),
         may_grow=is_joined,
-        expects_gpus=is_joined and _starts_gpu_machines(_CLUSTER_FILE),
+        expects_gpus=is_joined and not gpu_count and _starts_gpu_machines(_CLUSTER_FILE),
     )
 
 
