@@ -127,10 +127,16 @@ def courses(group: Group) -> Courses[Cell] | None:
         group.design,
         sorted(cells, key=lambda cell: (cell.trainable_parameters or 0, cell.name)),
         size_of=lambda cell: cell.trainable_parameters or 0,
-        is_confirmed=lambda cell: bool(cell.confirmed_trials),
+        is_confirmed=lambda cell: bool(cell.confirmed_trials) or _awaits_first_seeds(cell),
         is_ready=lambda cell, seeds: None not in (_trials_at(cell, seeds), _trials_at(reference, seeds)),
         difference_at=lambda cell, seeds: _difference_at(cell, reference, seeds),
     )
+
+
+def _awaits_first_seeds(cell: Cell) -> bool:
+    """Return whether the first confirm trials of a planned cell are still to come, after its search."""
+    is_search_lost = bool(cell.trials) and cell.best_trial is None
+    return cell.is_planned and not is_search_lost and all(trial.phase == "search" for trial in cell.trials)
 
 
 def _trials_at(cell: Cell, seeds: int) -> list[Trial] | None:
