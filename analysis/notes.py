@@ -15,7 +15,7 @@ from analysis.methods import method_label
 from analysis.optimism import surprise_texts
 from analysis.records import Trial, grouped
 from analysis.runs import Run
-from lopt.settings import METRICS
+from lopt import metrics
 
 _SEPARATE_REPORTS = "make a separate report of each run"
 
