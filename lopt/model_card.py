@@ -241,8 +241,8 @@ def _training_text(config: TrialConfig) -> str:
         "schedule": f"{config.schedule}, warm-up {config.warmup:g} of the steps",
         "steps": f"{config.max_steps:,} of batch {config.batch_size}, gradient norm clipped at {config.clip_norm:g}",
         "dropout": config.dropout or None,
-        "selection": f"the best {metrics.title(str(config.metric))} of the evaluations at every {config.eval_every} steps, "
-        "on held-out data",
+        "selection": f"the best {metrics.title(str(config.metric))} on held-out data, of the evaluations at every "
+        f"{config.eval_every} steps",
         "examples of each class": config.shots,
         "training examples": config.train_examples,
         "precision of the base": config.precision,

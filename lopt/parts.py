@@ -159,11 +159,8 @@ def draw_parts(
                 f"about {pronoun}"
             )
     is_subset = len(report_positions) < len(report_candidates)
-    report_text = (
-        f" ({'whole groups,' if task.groups else 'a stratified'} {len(report_positions):,} of {len(report_candidates):,})"
-        if is_subset
-        else ""
-    )
+    subset_text = "whole groups," if task.groups else "a stratified"
+    report_text = f" ({subset_text} {len(report_positions):,} of {len(report_candidates):,})" if is_subset else ""
     training_texts = {tuple(example.text_by_column.values()) for example in training_split.examples}
     repeated_count = sum(
         tuple(reported_split.examples[i].text_by_column.values()) in training_texts for i in report_positions

@@ -72,7 +72,7 @@ def valid_labels(task: Task) -> str:
 
 
 def find_group_fault(task: Task, row: Row) -> str:
-    """Return why the row's group cannot be read, as a text that follows the row's number. It is empty for a good row."""
+    """Return why the row's group cannot be read, as a text that follows the row's number; empty for a good row."""
     for name in task.groups:
         if not isinstance(value := _field(row, name), str | int) or isinstance(value, bool):
             return f": `{name}`, which names the row's group, is {short_repr(value)}; give a whole number or a text"

@@ -27,9 +27,8 @@ class F1(Metric):
         if argument.isdecimal() and (classes is None or int(argument) < len(classes)):
             return F1(int(argument))
         valid = classes or ("a class's number",)
-        raise ValueError(
-            f"metric is 'f1:{argument}'; give f1: and a class, one of {', '.join(valid)}.{did_you_mean(argument, valid)}"
-        )
+        suggestion = did_you_mean(argument, valid)
+        raise ValueError(f"metric is 'f1:{argument}'; give f1: and a class, one of {', '.join(valid)}.{suggestion}")
 
 
 SPEC = F1()
