@@ -220,10 +220,10 @@ def _selection_metric_text(group: Group) -> str | None:
             f"others by another metric. These scores cannot be compared: {_SEPARATE_REPORTS}."
         )
     return (
-        f"For {group.title}, steps, trials and settings are selected and compared by {titles[0]}, given in percent. "
-        "Where it is not a mean over examples, intervals and tests use jackknife pseudo-values of the examples, or of "
-        "their clusters. Only the optimism, the ranks after a cut, and comparisons with published numbers are about "
-        "plain accuracy."
+        f"For {group.title}, steps, trials and settings are selected by {titles[0]}. Cells are compared by it, too, "
+        "and it is given in percent. Where it is not a mean over examples, intervals and tests use jackknife pseudo-values "
+        "of the examples; where examples belong together, they use those of the clusters. Only the optimism, the "
+        "accuracy after a cut to a lower rank, and comparisons with published numbers are about plain accuracy."
     )
 
 
