@@ -221,9 +221,10 @@ def _selection_metric_text(group: Group) -> str | None:
         )
     return (
         f"For {group.title}, steps, trials and settings are selected by {titles[0]}. Cells are compared by it, too, "
-        "and it is given in percent. Where it is not a mean over examples, intervals and tests use jackknife pseudo-values "
-        "of the examples; where examples belong together, they use those of the clusters. Only the optimism, the "
-        "accuracy after a cut to a lower rank, and comparisons with published numbers are about plain accuracy."
+        "and it is given in percent. Where it is not a mean over examples, intervals and tests use jackknife "
+        "pseudo-values of the examples; where examples belong together, they use those of the clusters. Only the "
+        "optimism, the accuracy after a cut to a lower rank, and comparisons with published numbers are about plain "
+        "accuracy."
     )
 
 

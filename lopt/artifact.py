@@ -25,11 +25,10 @@ from lopt.metrics import Predictions
 from lopt.records import to_json
 from lopt.soft_prompt import PROMPT_FILE, SoftPrompt
 from lopt.tasks import Task
+from lopt.trained_task import describe_task, read_task
 
 _DESCRIPTION_FILE = "prompt.json"
 _NON_RESULT_ENTRIES = ("format", "key", "config", "classes", "task")  # other entries of a description are results
-# What the description's entry "task" holds of the task. Classes, template and label words have entries elsewhere.
-_TASK_ATTRIBUTE_BY_ENTRY = {"title": "title", "columns": "columns", "cut": "cut_column"}
 
 
 @dataclass(frozen=True)
@@ -210,7 +209,7 @@ class Prompt:
             "key": self.config.key,
             "config": self.config.to_dict(),
             "classes": list(self.task.classes),
-            "task": {name: getattr(self.task, attribute) for name, attribute in _TASK_ATTRIBUTE_BY_ENTRY.items()},
+            "task": describe_task(self.task),
             **results,
         }
         (Path(folder) / _DESCRIPTION_FILE).write_text(to_json(description))
@@ -271,7 +270,7 @@ def _read_prompt(folder: Path, display_name: str, backbone: str | None) -> Promp
     try:
         description = json.loads((folder / _DESCRIPTION_FILE).read_text())
         config_values, tensors = description["config"], load_file(folder / PROMPT_FILE)
-        task = _read_task(description)
+        task = read_task(description)
     except Exception as error:  # readers raise all kinds of exceptions on damaged files
         raise ValueError(f"{display_name} is damaged ({type(error).__name__}: {error}): copy it again") from None
     config = TrialConfig.from_dict(config_values, task)
@@ -286,34 +285,6 @@ def _read_prompt(folder: Path, display_name: str, backbone: str | None) -> Promp
                 "restore the task's classes"
             )
     return Prompt(config, factors, soft_prompt, results, task, backbone)
-
-
-def _read_task(description: Mapping[str, Any]) -> Task | None:
-    """Return the task as it was in training, or None for a description of format 1, which does not hold the task.
-
-    Raises:
-        ValueError, KeyError, TypeError: an entry of the task is missing or of the wrong kind.
-    """
-    if "task" not in description:
-        return None
-    config, entries, classes = description["config"], description["task"], description["classes"]
-    columns, label_words = entries["columns"], config["label_words"]
-    for name, texts in (("columns", columns), ("classes", classes), ("label_words", label_words)):
-        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text for text in texts):
-            raise ValueError(f"its `{name}` are not a list of texts")
-        if len(set(texts)) < len(texts):
-            raise ValueError(f"its `{name}` are not distinct")
-    if entries["cut"] not in columns or not all(isinstance(text, str) for text in (entries["title"], config["task"])):
-        raise ValueError("its task is incomplete")
-    return Task(
-        name=config["task"],
-        title=entries["title"],
-        columns=tuple(columns),
-        classes=tuple(classes),
-        template=config["template"],
-        label_words=tuple(label_words),
-        cut_column=entries["cut"],
-    )
 
 
 def _read_soft_prompt(

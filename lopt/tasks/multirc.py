@@ -20,6 +20,7 @@ SPEC = Task(
     label_words=(" no", " yes"),
     cut_column="paragraph",
     report_size=4848,
+    bad_rows="skip",
     metric="f1a",
     reports=("exact_match", "accuracy"),
     groups=("idx.paragraph", "idx.question"),

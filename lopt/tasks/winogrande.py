@@ -16,8 +16,7 @@ SPEC = Task(
     label="answer",
     template="sentence: {sentence} option1: {option1} option2: {option2} {mask}",
     causal_template=(
-        "{sentence} Question: Does the gap stand for {option1}, the first, "
-        "or {option2}, the second? Answer:"
+        "{sentence} Question: Does the gap stand for {option1}, the first, or {option2}, the second? Answer:"
     ),
     label_words=(" first", " second"),
     cut_column="sentence",
