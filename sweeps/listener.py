@@ -16,7 +16,7 @@ class Listener:
 
     The events of one trial come in this order: `on_started`; then `on_placed`, `on_reported` and `on_displaced`, any
     number of times; perhaps `on_stopped`; and at last one of `on_ended`, `on_paused` and `on_requeued`. All calls are
-    made in the thread that runs the sweep, so a slow listener delays the sweep. Only trackers have threads of their own.
+    made in the thread that runs the sweep, so a slow listener delays the sweep. Only trackers have another thread.
     """
 
     def on_started(self, job: Job) -> None:

@@ -7,9 +7,11 @@ names it, it gets no further events, and the sweep continues.
 
 from __future__ import annotations
 
+import importlib.util
 from abc import ABC
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lopt import registry
@@ -24,14 +26,32 @@ if TYPE_CHECKING:
 class Tracker(Listener, ABC):
     """Base class of all trackers: a listener with the run's store and space.
 
+    The constructor only checks, and must be fast. All events are passed on in one thread, in their order.
+
+    Attributes:
+        packages: The modules that the tracker imports and that the extra `track` installs.
+
     Raises:
         ValueError: The tracker cannot follow this run.
     """
 
     name: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, store: Store, space: Space) -> None:
         self.store, self.space = store, space
+
+    def local_folder(self, name: str) -> Path:
+        """Return the path of a file or folder in the run.
+
+        Raises:
+            ValueError: The run is at a URL.
+        """
+        if isinstance(self.store.folder, Path):
+            return self.store.folder / name
+        raise ValueError(
+            f"tracker {self.name!r} writes to a folder, which is not possible at a URL: give a folder as --out"
+        )
 
 
 class _BackgroundTracker(Listener):
@@ -64,6 +84,12 @@ def get(name: object) -> type[Tracker]:
     """Return the tracker of this name.
 
     Raises:
-        ValueError: There is no such tracker; the message lists the valid names.
+        ValueError: There is no such tracker (the message lists the valid names), or its package is not installed.
     """
-    return registry.find("sweeps.trackers", name, "tracker")
+    tracker: type[Tracker] = registry.find("sweeps.trackers", name, "tracker")
+    missing_packages = [package for package in tracker.packages if importlib.util.find_spec(package) is None]
+    if missing_packages:
+        raise ValueError(
+            f"tracker {tracker.name!r} needs {', '.join(missing_packages)}: pip install 'lopt-sweep[track]'"
+        )
+    return tracker
