@@ -45,7 +45,7 @@ class RunningTrials(Listener):
         self._background = BackgroundCalls(
             "the page of running trials", after_calls=self._files.flush, interval_s=STATUS_INTERVAL_S
         )
-        self._stops: deque[dict[str, Any]] = deque(maxlen=_MAX_STOPS)
+        self._stops: deque[dict[str, Any]] = deque(self._files.earlier_stops(), maxlen=_MAX_STOPS)
         self._step_counts: deque[tuple[float, int]] = deque([(clock(), 0)])  # steps of this command, and when
         self._began_at, self._noted_at = utc_now(), clock()
         self._background.post(self._files.clear)

@@ -58,6 +58,13 @@ class RunningFiles:
         for file in self._files_by_key.pop(key, []):
             file.unlink(missing_ok=True)
 
+    def earlier_stops(self) -> list[Any]:
+        """Return the entry `stops` of the status that an earlier command has left."""
+        try:
+            return list(json.loads((self._folder / "status.json").read_bytes())["stops"])
+        except (OSError, ValueError, TypeError, KeyError):
+            return []
+
     def set_status(self, status: Mapping[str, Any]) -> None:
         """Replace the content of `status.json`."""
         self._status, self._status_is_new = status, True
