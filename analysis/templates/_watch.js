@@ -69,6 +69,7 @@ function drawHead() {
     text = "no sign of life"; kind = "bad";
     message ||= "The command that works on this run has written nothing for a while: it has just begun, or it was killed. The same command continues the run.";
   } else if (run?.exists && run.status === "complete") kind = "good";
+  else if (run?.exists && run.status === "stopped") text = "stopped at a budget";
   else if (run && !run.exists) message ||= `There is no run in ${run.location} yet. The page shows it when it begins.`;
   if (failures > 1) { text = "disconnected"; kind = "bad"; message = "The page has lost its server. If you start the same command again (with --port, if the address changes), the page goes on by itself."; }
   badge.textContent = text; badge.className = `badge ${kind}`;

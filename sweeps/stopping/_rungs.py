@@ -40,8 +40,12 @@ class Rungs:
                 bound = float(np.percentile(scores, self._stopping_percentile)) if scores else score
                 score_by_key[key] = score
                 if score < bound:
-                    share_text = f"the best 1/{self._reduction_factor} of the {len(scores)} before it"
-                    self.reason_by_key[key] = f"rung {rung_step:,}: {score:.4f} is below {bound:.4f}, {share_text}"
+                    bound_text = (
+                        f"that of the best 1/{self._reduction_factor} of the {len(scores)} earlier trials there"
+                    )
+                    self.reason_by_key[key] = (
+                        f"rung {rung_step:,}: its score {score:.4f} is below {bound:.4f}, {bound_text}"
+                    )
                 return score < bound
         return False
 

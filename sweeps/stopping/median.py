@@ -33,7 +33,7 @@ class Median(StoppingRule):
         best_score, bound = max(own_score_by_step.values()), median(average_scores)
         if best_score < bound:
             median_text = f"the median of {len(average_scores)} other trials"
-            self._reason_by_key[key] = f"step {step:,}: {best_score:.4f} is below {bound:.4f}, {median_text}"
+            self._reason_by_key[key] = f"step {step:,}: its score {best_score:.4f} is below {bound:.4f}, {median_text}"
         return best_score < bound
 
     def reason(self, key: str) -> str:

@@ -21,7 +21,6 @@ from sweeps.results.store import Store
 from sweeps.run import main
 from tests.sweeps.records import make_record
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 KEY = "0" * 16
 
 
