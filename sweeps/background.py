@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import sys
 import threading
@@ -53,8 +54,9 @@ class BackgroundCalls:
         """Wait until all posted calls are made, but only for a limited time. Post no call afterwards."""
         if self._has_failed:
             return
-        self._calls.put(None)
-        self._thread.join(self._close_timeout_s)
+        with contextlib.suppress(queue.Full):
+            self._calls.put(None, timeout=self._close_timeout_s)
+            self._thread.join(self._close_timeout_s)
         if self._thread.is_alive():
             self._fail(TimeoutError(f"it did not finish within {self._close_timeout_s:g} s after the sweep"))
 

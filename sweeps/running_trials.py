@@ -51,6 +51,10 @@ class RunningTrials(Listener):
         self._background.post(self._files.clear)
         self._note_status()
 
+    def __reduce__(self) -> tuple[type[Listener], tuple[()]]:
+        """Ray Tune pickles the supervisor with its listeners. A copy in another process listens to nothing."""
+        return Listener, ()
+
     def on_started(self, job: Job) -> None:
         config = job.config
         description = {

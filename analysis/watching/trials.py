@@ -6,7 +6,9 @@ from its record. Only what is new is read.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ from lopt.records import TrialRecord
 from lopt.settings import METRICS
 
 _KEY_LENGTH = 16
+_HEAD_LENGTH = 60  # bytes; they hold the time at which a file was begun
 _TRACEBACK_LINES = 12  # the last lines of a traceback; those above them lead there
 
 
@@ -63,7 +66,7 @@ class Trials:
         self._run = run
         self.rows: dict[str, Row] = {}
         self._version_by_gone_key: dict[str, int] = {}
-        self._offset_by_file: dict[str, tuple[int, int]] = {}  # local: inode and bytes read, by name
+        self._read_by_file: dict[str, tuple[bytes, int]] = {}  # local: first bytes, and bytes read, by name
         self._seen_objects: set[str] = set()  # behind a URL: names of the objects that are read
         self._signature_by_key: dict[str, Any] = {}  # of the records that are read
         self.unreadable_files: dict[str, str] = {}  # why a record cannot be read, by the file's name
@@ -91,11 +94,9 @@ class Trials:
     def _refresh_running(self, version: int) -> tuple[set[str], bool]:
         """Read new lines. Return the keys of the trials that run, and whether there were new lines."""
         folder, keys, is_changed = self._run / "running", set(), False
-        chunks = _new_chunks(folder, self._offset_by_file) if isinstance(folder, Path) else self._new_objects(folder)
+        chunks = _new_chunks(folder, self._read_by_file) if isinstance(folder, Path) else self._new_objects(folder)
         for key, lines, is_new_file in chunks:
             keys.add(key)
-            if key in self._signature_by_key and not lines:
-                continue
             if lines:
                 self._read_lines(key, lines, version, is_new_file=is_new_file)
                 is_changed = True
@@ -200,36 +201,39 @@ def _row_of_record(record: TrialRecord, version: int) -> Row:
     return row
 
 
-def _new_chunks(folder: Path, offset_by_file: dict[str, tuple[int, int]]) -> Iterator[tuple[str, list[str], bool]]:
-    """Yield for each trial's file its key, its new lines, and whether the file is new."""
-    names = set()
+def _new_chunks(folder: Path, read_by_file: dict[str, tuple[bytes, int]]) -> Iterator[tuple[str, list[str], bool]]:
+    """Yield for each trial's file its key, its new lines, and whether the file is new.
+
+    Args:
+        read_by_file: the first bytes of each file and how much of it has been read, by its name. It is updated.
+    """
+    sizes = {}
     for entry in _scan(folder):
-        if not entry.name.endswith(".jsonl") or entry.name.startswith("."):
+        if entry.name.endswith(".jsonl") and not entry.name.startswith("."):
+            with contextlib.suppress(FileNotFoundError):
+                sizes[entry.name] = entry.stat().st_size
+    for name in read_by_file.keys() - sizes.keys():
+        del read_by_file[name]
+    for name, size in sizes.items():
+        head, offset = read_by_file.get(name, (b"", 0))
+        if size == offset:
+            yield name[:_KEY_LENGTH], [], False
             continue
         try:
-            status = entry.stat()
-            names.add(entry.name)
-            inode, offset = offset_by_file.get(entry.name, (0, 0))
-            is_new = inode != status.st_ino
-            offset = 0 if is_new else offset
-            lines: list[str] = []
-            if status.st_size > offset:
-                with open(entry.path, "rb") as stream:
-                    stream.seek(offset)
-                    content = stream.read()
-                content = content[: content.rfind(b"\n") + 1]  # a line may still be being written
-                lines, offset = content.decode().splitlines(), offset + len(content)
+            with (folder / name).open("rb") as stream:
+                new_head = stream.read(_HEAD_LENGTH)
+                is_new = new_head != head
+                offset = 0 if is_new else offset
+                stream.seek(offset)
+                content = stream.read()
         except FileNotFoundError:
             continue
-        offset_by_file[entry.name] = status.st_ino, offset
-        yield entry.name[:_KEY_LENGTH], lines, is_new
-    for name in offset_by_file.keys() - names:
-        del offset_by_file[name]
+        content = content[: content.rfind(b"\n") + 1]  # a line may still be being written
+        read_by_file[name] = new_head, offset + len(content)
+        yield name[:_KEY_LENGTH], content.decode().splitlines(), is_new
 
 
 def _scan(folder: Path) -> list[Any]:
-    import os
-
     try:
         with os.scandir(folder) as entries:
             return list(entries)

@@ -1,7 +1,7 @@
 """The trials that run now, as files. A page reads them while the sweep runs (`analysis/watching`).
 
 <run>/running/<key>.jsonl           in a folder: one line for each evaluation or event, appended
-      running/<key>-<number>.jsonl  behind a URL: an object with the lines since the last object
+      running/<key>-<time>-<number>.jsonl  behind a URL: an object with the lines since the last object
       running/status.json           counts, pace and budget of the command; written again while the command lives
 
 Each file begins with a line that describes its trial. A trial that has ended has all evaluations in its record, so its
@@ -30,6 +30,7 @@ class RunningFiles:
     def __init__(self, folder: Location, clock: Callable[[], float] = time.monotonic) -> None:
         self._folder, self._clock = folder, clock
         self._description_by_key: dict[str, str] = {}  # the first line of each trial's files
+        self._number_by_key: dict[str, int] = {}  # tells apart the files of a trial that has begun several times
         self._lines_by_key: dict[str, list[str]] = {}  # lines that are not written yet
         self._files_by_key: dict[str, list[Any]] = {}
         self._status: Mapping[str, Any] | None = None
@@ -43,8 +44,9 @@ class RunningFiles:
     def begin(self, key: str, description: Mapping[str, Any]) -> None:
         """Begin the files of a trial anew."""
         self.drop(check_key(key))
-        self._description_by_key[key] = json.dumps(description)
-        self._lines_by_key[key] = []
+        # The beginning of a file tells the reader whether it is the same file as before.
+        self._description_by_key[key] = json.dumps({"begun_at": utc_now(), **description})
+        self._lines_by_key[key], self._number_by_key[key] = [], time.time_ns()
 
     def add(self, key: str, entry: Mapping[str, Any]) -> None:
         """Add a line to the files of a trial that has begun. The line of an unknown trial is left out."""
@@ -88,7 +90,8 @@ class RunningFiles:
             with files[0].open("a", encoding="utf-8") as stream:
                 stream.write("".join(f"{line}\n" for line in lines))
             return
-        suffix = "" if isinstance(self._folder, Path) else f"-{len(files):06}"
+        # No object ever gets the name of another one, so a name that has been read need not be read again.
+        suffix = "" if isinstance(self._folder, Path) else f"-{self._number_by_key[key]:016x}-{len(files):06}"
         file = self._folder / f"{key}{suffix}.jsonl"
         write_file(file, "".join(f"{line}\n" for line in [self._description_by_key[key], *lines]).encode())
         files.append(file)

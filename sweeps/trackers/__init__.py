@@ -63,6 +63,10 @@ class _BackgroundTracker(Listener):
             if event != "close":
                 setattr(self, event, partial(self._pass_on, getattr(tracker, event)))
 
+    def __reduce__(self) -> tuple[type[Listener], tuple[()]]:
+        """Ray Tune pickles the supervisor with its listeners. A copy in another process listens to nothing."""
+        return Listener, ()
+
     def _pass_on(self, handle_event: Callable[..., None], *arguments: Any) -> None:
         self._background.post(partial(handle_event, *arguments))
 

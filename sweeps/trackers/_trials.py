@@ -47,9 +47,10 @@ def final_metrics(record: TrialRecord) -> dict[str, float]:
     return {f"final/{name}": float(value) for name, value in values.items() if value is not None}
 
 
-def tags_of(config: TrialConfig, space_name: str, phase: str) -> list[str]:
-    """Return the words by which a user looks for trials."""
-    return [space_name, phase, config.method, name_without_path(config.task), name_without_path(config.backbone)]
+def tags_of(config: TrialConfig, space_name: str, phase: str) -> dict[str, str]:
+    """Return the words by which a user looks for trials, by what they name."""
+    task, backbone = name_without_path(config.task), name_without_path(config.backbone)
+    return {"space": space_name, "phase": phase, "method": config.method, "task": task, "backbone": backbone}
 
 
 def trial_title(config: TrialConfig, phase: str, cell: str) -> str:

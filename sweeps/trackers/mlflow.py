@@ -83,19 +83,11 @@ class MLflow(Tracker):
         if run_id is not None:
             self._client.update_run(run_id, status="RUNNING")
             return
-        parent_id = self._parent_of(job)
-        tags = tags_of(job.config, self.space.name, job.phase)
+        tags = {f"lopt.{name}": tag for name, tag in tags_of(job.config, self.space.name, job.phase).items()}
         run = self._client.create_run(
             self._experiment_id,
             run_name=trial_title(job.config, job.phase, job.cell),
-            tags={
-                _KEY: job.key,
-                _CELL: job.cell,
-                "lopt.phase": job.phase,
-                "lopt.stratum": job.stratum,
-                **{f"lopt.{name}": tag for name, tag in zip(("space", "", "method", "task", "backbone"), tags) if name},
-                "mlflow.parentRunId": parent_id,
-            },
+            tags={**tags, _KEY: job.key, _CELL: job.cell, "mlflow.parentRunId": self._parent_of(job)},
         )
         self._run_ids[job.key] = run.info.run_id
         settings = {name: str(value)[:_MAX_VALUE_LENGTH] for name, value in plain_settings(job.config).items()}

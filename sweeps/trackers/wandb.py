@@ -56,7 +56,7 @@ class WeightsAndBiases(Tracker):
             name=trial_title(job.config, job.phase, job.cell),
             group=os.environ.get("WANDB_RUN_GROUP") or self.store.run,
             job_type=job.phase,
-            tags=[tag[:_MAX_TAG_LENGTH] for tag in dict.fromkeys(tags_of(job.config, self.space.name, job.phase))],
+            tags=[tag[:_MAX_TAG_LENGTH] for tag in {*tags_of(job.config, self.space.name, job.phase).values()}],
             config={**plain_settings(job.config), "phase": job.phase, "cell": job.cell, "stratum": job.stratum},
             settings=wandb.Settings(
                 console="off",

@@ -91,6 +91,11 @@ def test_a_running_trial_grows_and_only_what_is_new_is_sent(anywhere):
     files.flush()
     (row,) = run.state(version)["rows"]
     assert (row["first_point"], row["points"]) == (0, [(2, 0.6)]), "the trial has started over"
+    files.begin(KEY, description())
+    files.add(KEY, evaluation(2, 0.65))
+    files.flush()
+    (row,) = run.state(version)["rows"]
+    assert (row["first_point"], row["points"]) == (0, [(2, 0.65)]), "a file that was begun anew"
     files.drop(KEY)
     assert run.state(version)["gone"] == [KEY]
 

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import pickle
 import threading
+from types import SimpleNamespace
 
+import cloudpickle
 import pytest
 
 from lopt.locations import to_location
+from sweeps import spaces, trackers
 from sweeps.background import BackgroundCalls
+from sweeps.budget import Budget
+from sweeps.listener import Listener
+from sweeps.options import Options
 from sweeps.results.running_files import RunningFiles
 from sweeps.results.store import Store
 from sweeps.run import main
+from sweeps.running_trials import RunningTrials
 from sweeps.stopping.asha import ASHA
 from sweeps.stopping.median import Median
 
@@ -141,6 +149,19 @@ def test_a_listener_that_hangs_is_left_when_the_sweep_ends(capsys):
     background.close()
     assert "hanging listener failed; the sweep continues without it: TimeoutError" in capsys.readouterr().err
     released.set()
+
+
+def test_listeners_with_threads_can_be_pickled_and_their_copies_do_nothing(tmp_path):
+    """Ray Tune pickles the supervisor, which has them."""
+    listeners = [
+        *trackers.start(["events"], Store(tmp_path, "run"), spaces.load("smoke", "paper")),
+        RunningTrials(
+            Store(tmp_path, "run"), SimpleNamespace(to_dict=lambda: {"step_count": 0}), Budget(Options(), float)
+        ),
+    ]
+    for listener in listeners:
+        assert type(pickle.loads(cloudpickle.dumps(listener))) is Listener
+        listener.close()
 
 
 def test_an_error_in_the_background_is_named_without_secrets(capsys):
