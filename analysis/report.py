@@ -41,9 +41,10 @@ def summary(results: Results, sections: Sequence[Section], out: Path) -> str:
         lines += section.power
         best_cell = section.headline.best_cell
         if best_cell:
+            name = section.group.score_name
             size_text = f"{best_cell.trainable_parameters:,} parameters"
-            accuracy_text = f"test accuracy {render.interval(best_cell.accuracy)}"
-            lines.append(f"best cell by held-out accuracy: {best_cell.label} ({size_text}), {accuracy_text}")
+            accuracy_text = f"test {name} {render.interval(best_cell.accuracy)}"
+            lines.append(f"best cell by held-out {name}: {best_cell.label} ({size_text}), {accuracy_text}")
     return "\n".join([*lines, f"report: {quote(str(out / 'report.html'))}"])
 
 

@@ -219,7 +219,7 @@ class Engine:
 
         def record_evaluation(trial: Trial) -> Evaluation | None:
             selection, trial_logits = trial.data.selection, logits_by_owner[trials.index(trial)]
-            return trial.record_evaluation(Predictions(selection.example_ids, selection.labels, trial_logits))
+            return trial.record_evaluation(Predictions.of(selection, trial_logits))
 
         self._cache_texts_ahead(rows, soft_prompts)
         self._run_rows(trials, rows, soft_prompts, run_pass, failures)

@@ -139,11 +139,8 @@ class Sweep(Listener):
                 audit_share=self.options.audit,
                 audited_steps=self._audited_steps(),
                 price_per_hour=price_per_hour,
+                most_seeds=self.plan.design.most_seeds if self.plan.design else None,
             )
-            if self.plan.design:
-                prediction["assumptions"].append(
-                    "the sweep ends with its first look; seeds that are added then take more"
-                )
             self.store.write_prediction(prediction)
             return prediction
 
