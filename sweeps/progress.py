@@ -8,7 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lopt import metrics
 from lopt.errors import cut_after_word, discard_output
@@ -141,10 +141,26 @@ class Progress(Listener):
         since_last_step_s = time.monotonic() - self._last_step_at
         return max(0.0, self._steps_left(self._steps_by_key) * seconds_per_step - since_last_step_s)
 
-    def line(self) -> str:
-        """Return the line: elapsed time, counts, the best trial and the time left."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the counts of trials, the steps that this command has done, and the seconds left, if known."""
+        self._update_total()
+        return {
+            "done_count": self._done_count,
+            "total_count": self._total_count,
+            "running_count": len(self._placed_keys),
+            "waiting_count": len(self._steps_by_key) - len(self._placed_keys),
+            "count_by_status": dict(self.status_counts),
+            "step_count": self._new_step_count,
+            "left_s": self.time_left_s(),
+        }
+
+    def _update_total(self) -> None:
         if self._count_left:
             self._total_count = self._done_count + self._count_left()
+
+    def line(self) -> str:
+        """Return the line: elapsed time, counts, the best trial and the time left."""
+        self._update_total()
         parts = [f"{self._done_count}/{self._total_count} done", f"{len(self._placed_keys)} running"]
         if waiting_count := len(self._steps_by_key) - len(self._placed_keys):
             parts.append(f"{waiting_count} waiting for room")

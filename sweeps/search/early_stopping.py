@@ -54,6 +54,10 @@ class EarlyStopping:
         self._keys_audited_here.add(key)
         return Decision.AUDIT
 
+    def reason(self, stratum: str, key: str) -> str:
+        """Return in words why the trial was stopped at its last report; "" if the rule does not say."""
+        return self._rule(stratum).reason(key)
+
     def restore(self, record: TrialRecord) -> None:
         """Report the past evaluations of a trial that continues from a checkpoint.
 
