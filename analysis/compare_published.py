@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from analysis.cells import Cell, Group
 from analysis.published import POINTS, Point
 from analysis.registry import Info
-from analysis.render import Column, Table, interval, score_title
+from analysis.render import INTERVAL_TITLE, Column, Table, interval
 from analysis.stats import BOLD_NOTE, Estimate, clear_best_index, intervals_note, wilson_interval
 
 
@@ -165,7 +165,7 @@ def comparison_table(
         caption=f"{caption}, and our results: {info.group.title}",
         columns=(
             *columns,
-            Column(title=f"our {score_title('accuracy')}", csv_name="ours % [95 % CI] (N)"),
+            Column(title=f"our test accuracy, % {INTERVAL_TITLE} (N\u00a0seeds)", csv_name="ours % [95 % CI] (N)"),
             Column(title="difference, percentage points", csv_name="difference, pp"),
             Column(title="verdict", align="left"),
         ),

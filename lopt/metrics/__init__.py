@@ -37,6 +37,21 @@ def names() -> list[str]:
     return list(registry.plugins("lopt.metrics"))
 
 
+def get_for_task(name: object, classes: tuple[str, ...], *, has_groups: bool, has_numbers: bool) -> Metric:
+    """Return the metric of this name, for a task with these classes.
+
+    Raises:
+        ValueError: there is no such metric, or it is not for such a task. The message lists the valid ones.
+    """
+    metric = get(name, classes)
+    if not metric.is_for(has_groups=has_groups, has_numbers=has_numbers):
+        reason = "examples that have groups" if metric.needs_groups else "answers that are numbers"
+        metrics = registry.plugins("lopt.metrics")
+        valid = [name for name in metrics if metrics[name].is_for(has_groups=has_groups, has_numbers=has_numbers)]
+        raise ValueError(f"metric is {metric.name!r}, which is for {reason}; valid here: {', '.join(valid)}")
+    return metric
+
+
 def title(name: str) -> str:
     """Return what texts call a metric. A metric that this program does not know is called by its name."""
     try:

@@ -3,12 +3,9 @@
 import dataclasses
 import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from lopt.encoding import EncodedExamples
 
 _ENTRIES = ("gold", "predicted", "groups", "gold_numbers", "predicted_numbers")
 
@@ -42,6 +39,21 @@ class Answers:
         return dataclasses.replace(self, **taken)
 
 
+class ScoredExamples(Protocol):
+    """What predictions need of the N examples of a split (`lopt.encoding.EncodedExamples`)."""
+
+    @property
+    def example_ids(self) -> np.ndarray: ...
+    @property
+    def labels(self) -> np.ndarray: ...
+    @property
+    def groups(self) -> np.ndarray | None: ...
+    @property
+    def gold_numbers(self) -> np.ndarray | None: ...
+    @property
+    def class_numbers(self) -> np.ndarray | None: ...
+
+
 @dataclass(frozen=True)
 class Predictions:
     """Predictions for the N examples of one split, in the split's order.
@@ -62,7 +74,7 @@ class Predictions:
     class_numbers: np.ndarray | None = field(default=None, kw_only=True)
 
     @classmethod
-    def of(cls, examples: "EncodedExamples", logits_NC: np.ndarray) -> Self:
+    def of(cls, examples: ScoredExamples, logits_NC: np.ndarray) -> Self:
         """Return the predictions for a split, from its examples and their logits `[N, C]`."""
         names = ("groups", "gold_numbers", "class_numbers")
         targets: dict[str, Any] = {name: getattr(examples, name) for name in names}

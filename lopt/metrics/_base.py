@@ -52,6 +52,10 @@ class Metric:
         """
         raise ValueError(f"metric is '{self.name}:{argument}', but {self.name} takes no argument: give {self.name}")
 
+    def is_for(self, *, has_groups: bool, has_numbers: bool) -> bool:
+        """Return whether it can be computed for a task whose examples have groups, and whose answers are numbers."""
+        return (has_groups or not self.needs_groups) and (has_numbers or not self.needs_numbers)
+
     @property
     def span(self) -> float:
         """The largest possible difference of two scores."""

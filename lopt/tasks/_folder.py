@@ -9,6 +9,9 @@ label_words = [" money", " errors", " other"]  # one for each class, with a lead
 cut = "body"                                   # column that loses text in a long input; optional; default: the last
 train = "train.csv"                            # .parquet, .csv or .jsonl, beside task.toml
 report = "test.csv"                            # scored once, at the end
+metric = "f1:bug"                              # selects and compares trials; optional; default: "accuracy"
+reports = ["macro_f1"]                         # further metrics that records give; optional
+groups = ["customer"]                          # columns whose values say which rows belong together; optional
 bad_rows = "skip"                              # leaves out rows without text or class; optional; default: "refuse"
 
 Instead of train and report, a task may name one file. This file is then divided:
@@ -25,15 +28,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from lopt import metrics
 from lopt.registry import did_you_mean
 from lopt.rows import read_rows
 from lopt.tasks._task import Division, Row, Task
 
 _TASK_FILE, _DEFAULT_LABEL = "task.toml", "label"
 _REQUIRED_KEYS = ("columns", "classes", "template", "label_words")
+_OPTIONAL_LISTS = ("reports", "groups")
 _SPLIT_KEYS, _DIVISION_KEYS = ("train", "report"), ("report_share", "split_seed")
-_VALID_KEYS = (*_REQUIRED_KEYS, *_SPLIT_KEYS, "title", "label", "cut", "bad_rows", "data", *_DIVISION_KEYS)
-_LIST_KEYS = ("columns", "classes", "label_words")
+_VALID_KEYS = (*_REQUIRED_KEYS, *_SPLIT_KEYS, "title", "label", "cut", "bad_rows", "metric", *_OPTIONAL_LISTS, "data",
+               *_DIVISION_KEYS)  # fmt: skip
+_LIST_KEYS = ("columns", "classes", "label_words", *_OPTIONAL_LISTS)
 _LARGEST_SEED = 2**32 - 1
 _VALID_BAD_ROWS = ("refuse", "skip")
 _NEEDED_ENTRIES = (
@@ -130,8 +136,13 @@ def _parse_task(folder: Path, toml_text: str) -> Task:
         load=lambda split: _read_named_file(folder / split),
         division=division,
         bad_rows=bad_rows,
+        metric=entries.get("metric", metrics.ACCURACY),
+        reports=tuple(entries.get("reports", ())),
+        groups=tuple(entries.get("groups", ())),
     )
     try:
+        for name in (task.metric, *task.reports):
+            metrics.get_for_task(name, task.classes, has_groups=bool(task.groups), has_numbers=False)
         task.check_verbalizer(task.template, task.label_words)
     except ValueError as error:
         raise ValueError(f"{task_file}: {error}") from None

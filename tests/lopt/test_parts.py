@@ -371,9 +371,9 @@ def test_the_three_empty_answers_of_multirc_are_refused_or_skipped(shared, tmp_p
 def test_an_unknown_task_says_that_a_folder_is_valid_and_which_one_is_missing(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError) as caught:
-        tasks.get("mrpc")
-    assert one_line(caught).startswith("unknown task 'mrpc'; valid: ag_news, boolq, cb, ")
-    assert f"or a folder with a task.toml (there is no folder '{tmp_path}/mrpc')" in one_line(caught)
+        tasks.get("trec")
+    assert one_line(caught).startswith("unknown task 'trec'; valid: ag_news, boolq, cb, ")
+    assert f"or a folder with a task.toml (there is no folder '{tmp_path}/trec')" in one_line(caught)
     with pytest.raises(ValueError, match=r"Did you mean 'boolq'\?"):
         tasks.get("boolk")
 
