@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from lopt.training import Trial
 from sweeps import trackers
 from sweeps.results.store import Store
 from sweeps.run import main
+from sweeps.trackers import _trials
 from tests.bad_input import refused
+from tests.sweeps.records import make_record
 
 PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb", "optuna": "optuna"}
 SECRET = "very-secret-value"
@@ -218,3 +221,11 @@ def test_wandb_without_an_api_key_says_what_to_do(tmp_path):
     assert process.returncode == 2
     assert process.stderr.count("\n") == 1
     assert "wandb login" in process.stderr and "WANDB_MODE=offline" in process.stderr
+
+
+def test_metrics_without_a_field_of_their_own_are_curves_and_final_numbers_too(tiny):
+    evaluation = {"step": 4, "selection_accuracy": 0.5, "selection_scores": {"matthews": 0.1}, "predictions": "x"}
+    assert _trials.curve_metrics(evaluation) == {"selection/accuracy": 0.5, "selection/matthews": 0.1}
+    record = replace(make_record(tiny), held_out_scores={"matthews": 0.2}, test_scores={"matthews": 0.3})
+    metrics = _trials.final_metrics(record)
+    assert (metrics["final/held_out_matthews"], metrics["final/test_matthews"]) == (0.2, 0.3)
