@@ -77,7 +77,7 @@ function drawHead() {
   if (!run) return;
   find("#name").textContent = run.name ?? run.location;
   find("#title").textContent = run.title ?? "";
-  document.title = progress ? `${progress.done_count}/${progress.total_count} ${run.name}` : run.location;
+  document.title = progress && run.name ? `${progress.done_count}/${progress.total_count} ${run.name}` : run.location;
   drawTiles(run, progress, isRunning && run.is_alive);
 }
 
@@ -204,6 +204,9 @@ function drawCurves(canvas, trials, name) {
 const cells = (...contents) => contents.map(([content, className = "left"]) => element("td", content, className));
 const line = (row, ...contents) => { const node = element("tr"); node.dataset.key = row.key; node.append(...cells(...contents)); return node; };
 
+// A device is a node's id of 56 digits, and perhaps the number of a GPU.
+const place = device => (device ?? "").replace(/[0-9a-f]{48}\b/, "").replace(/^([0-9a-f]{8})/, "node $1");
+
 function drawRunning(runs) {
   find("#running").hidden = !runs.length;
   const order = {running: 0, paused: 1, waiting: 2};
@@ -211,7 +214,7 @@ function drawRunning(runs) {
   find("#running tbody").replaceChildren(...runs.slice(0, MOST_ROWS).map(row => {
     const step = element("span");
     step.append(bar(row.step / row.max_steps), ` ${integer(row.step)} of ${integer(row.max_steps)}`);
-    const where = row.status === "running" ? [row.device, row.note].filter(Boolean).join(", ") : {waiting: "waits for room", paused: "paused at a budget or an interruption"}[row.status];
+    const where = row.status === "running" ? [place(row.device), row.note].filter(Boolean).join(", ") : {waiting: "waits for room", paused: "paused at a budget or an interruption"}[row.status];
     return line(row, [row.cell], [row.phase], [rate(row.learning_rate), "right"], [String(row.seed), "right"], [step], [percent(row.points.at(-1)?.[1]), "right"], [percent(row.score), "right"], [where]);
   }));
   find("#running .notes").textContent = runs.length > MOST_ROWS ? `${integer(runs.length - MOST_ROWS)} more are not listed.` : "";
