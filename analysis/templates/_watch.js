@@ -77,7 +77,7 @@ function drawHead() {
   if (!run) return;
   find("#name").textContent = run.name ?? run.location;
   find("#title").textContent = run.title ?? "";
-  document.title = progress ? `${progress.done_count}/${progress.total_count} ${run.name}` : run.location;
+  document.title = progress && run.name ? `${progress.done_count}/${progress.total_count} ${run.name}` : run.location;
   drawTiles(run, progress, isRunning && run.is_alive);
 }
 
@@ -139,6 +139,7 @@ function drawPanels(all) {
   for (const row of all) if (row.points.length) (cells.get(row.cell) ?? cells.set(row.cell, []).get(row.cell)).push(row);
   const names = [...cells.keys()].sort((a, b) => a.localeCompare(b, "en", {numeric: true})), box = find("#curves .panels");
   find("#curves").hidden = !names.length;
+  find("#curves h2").textContent = `Held-out ${[...new Set(all.map(row => row.metric))].join(" or ") || "score"} by step`;
   find("#rung-legend").textContent = state.run.rungs?.length ? "· dotted lines: rungs" : "";
   find("#curves .notes").textContent = names.length > MOST_PANELS ? `${names.length - MOST_PANELS} more cells are not drawn.` : "";
   const old = new Map([...box.children].map(node => [node.dataset.cell, node]));
@@ -149,8 +150,8 @@ function drawPanels(all) {
       panel.append(element("h3", name), element("p"), element("canvas"));
     }
     const trials = cells.get(name), live = trials.filter(row => row.status === "running").length;
-    const best = Math.max(...trials.map(row => row.score ?? 0));
-    panel.querySelector("p").textContent = `${trials.length} trial${trials.length > 1 ? "s" : ""}${live ? `, ${live} running` : ""}, best ${percent(best)}`;
+    const best = trials.map(row => row.score).filter(score => score != null).reduce((a, b) => Math.max(a, b), -Infinity);
+    panel.querySelector("p").textContent = `${trials.length} trial${trials.length > 1 ? "s" : ""}${live ? `, ${live} running` : ""}, best ${percent(Number.isFinite(best) ? best : null)}`;
     panel.dataset.points = trials.reduce((sum, row) => sum + row.points.length, 0);
     return panel;
   });
@@ -203,6 +204,9 @@ function drawCurves(canvas, trials, name) {
 const cells = (...contents) => contents.map(([content, className = "left"]) => element("td", content, className));
 const line = (row, ...contents) => { const node = element("tr"); node.dataset.key = row.key; node.append(...cells(...contents)); return node; };
 
+// A device is a node's id of 56 digits, and perhaps the number of a GPU.
+const place = device => (device ?? "").replace(/[0-9a-f]{48}\b/, "").replace(/^([0-9a-f]{8})/, "node $1");
+
 function drawRunning(runs) {
   find("#running").hidden = !runs.length;
   const order = {running: 0, paused: 1, waiting: 2};
@@ -210,7 +214,7 @@ function drawRunning(runs) {
   find("#running tbody").replaceChildren(...runs.slice(0, MOST_ROWS).map(row => {
     const step = element("span");
     step.append(bar(row.step / row.max_steps), ` ${integer(row.step)} of ${integer(row.max_steps)}`);
-    const where = row.status === "running" ? [row.device, row.note].filter(Boolean).join(", ") : {waiting: "waits for room", paused: "paused at a budget or an interruption"}[row.status];
+    const where = row.status === "running" ? [place(row.device), row.note].filter(Boolean).join(", ") : {waiting: "waits for room", paused: "paused at a budget or an interruption"}[row.status];
     return line(row, [row.cell], [row.phase], [rate(row.learning_rate), "right"], [String(row.seed), "right"], [step], [percent(row.points.at(-1)?.[1]), "right"], [percent(row.score), "right"], [where]);
   }));
   find("#running .notes").textContent = runs.length > MOST_ROWS ? `${integer(runs.length - MOST_ROWS)} more are not listed.` : "";
@@ -251,7 +255,7 @@ const endOf = row => Date.parse(row.started_at) / 1000 + row.wall_time_s;
 function drawEnded(ended) {
   find("#ended").hidden = !ended.length;
   find("#ended tbody").replaceChildren(...[...ended].sort((a, b) => endOf(b) - endOf(a)).slice(0, LATEST).map(row =>
-    line(row, [row.cell], [row.phase], [rate(row.learning_rate), "right"], [String(row.seed), "right"], [row.status, `left ${row.status}`], [integer(row.step), "right"], [percent(row.score), "right"], [percent(row.test_accuracy), "right"], [duration(row.wall_time_s), "right"])));
+    line(row, [row.cell], [row.phase], [rate(row.learning_rate), "right"], [String(row.seed), "right"], [row.status, `left ${row.status}`], [integer(row.step), "right"], [percent(row.score), "right"], [percent(row.test_score), "right"], [duration(row.wall_time_s), "right"])));
 }
 
 addEventListener("resize", () => { if (state) drawPanels([...rows.values()]); });

@@ -98,7 +98,7 @@ class LiveRun:
         try:
             status = json.loads((self._location / "running" / "status.json").read_bytes())
         except FileNotFoundError:
-            return
+            status = {}
         if status == self._status:
             return
         # The first reading says nothing about when the file was written.

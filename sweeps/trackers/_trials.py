@@ -32,11 +32,12 @@ def plain_settings(config: TrialConfig) -> dict[str, bool | int | float | str | 
     return settings
 
 
-def curve_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
+def curve_metrics(evaluation: dict[str, Any]) -> dict[str, float]:
     """Return the numbers of an evaluation, by the names of their curves, such as "selection/accuracy"."""
+    scores = {f"selection_{name}": score for name, score in evaluation.get("selection_scores", {}).items()}
     return {
         _curve_name(name): float(value)
-        for name, value in evaluation.items()
+        for name, value in (evaluation | scores).items()
         if name not in _NO_CURVES and isinstance(value, int | float)
     }
 
@@ -44,6 +45,8 @@ def curve_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
 def final_metrics(record: TrialRecord) -> dict[str, float]:
     """Return the numbers of a record that a trial has at its end, such as "final/test_accuracy"."""
     values = {"score": record.selection_score} | {name: getattr(record, name) for name in _FINAL_FIELDS}
+    for split, scores in (("held_out", record.held_out_scores), ("test", record.test_scores)):
+        values |= {f"{split}_{name}": score for name, score in scores.items()}
     return {f"final/{name}": float(value) for name, value in values.items() if value is not None}
 
 

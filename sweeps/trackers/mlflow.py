@@ -82,6 +82,8 @@ class MLflow(Tracker):
         run_id = self._run_ids.get(job.key)
         if run_id is not None:
             self._client.update_run(run_id, status="RUNNING")
+            history = self._client.get_metric_history(run_id, "selection/accuracy")
+            self._written_steps[run_id] = max((metric.step for metric in history), default=0)
             return
         tags = {f"lopt.{name}": tag for name, tag in tags_of(job.config, self.space.name, job.phase).items()}
         run = self._client.create_run(

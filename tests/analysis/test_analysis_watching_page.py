@@ -21,7 +21,14 @@ HOSTILE = "<img src=x onerror=\"document.title='broken'\">"
 
 
 def row(key, status, steps, **values):
-    fixed = {"phase": "search", "cell": f"lopt1 {HOSTILE}", "stratum": "lopt1", "learning_rate": 0.3, "seed": 0}
+    fixed = {
+        "phase": "search",
+        "cell": f"lopt1 {HOSTILE}",
+        "stratum": "lopt1",
+        "learning_rate": 0.3,
+        "seed": 0,
+        "metric": "accuracy",
+    }
     times = {
         "started_at": "2026-01-01T00:00:00+00:00",
         "max_steps": 40,
@@ -95,12 +102,13 @@ def test_rows_appear_curves_grow_and_a_stop_a_failure_and_the_end_are_seen_witho
                 traceback='File "x.py", line 7'),
             row(KEYS[2], "running", [2, 4]),
         ]),
-        answer(4, [row(KEYS[2], "complete", [2, 4, 40], wall_time_s=9.0, test_accuracy=0.9)], status="complete",
+        answer(4, [row(KEYS[2], "complete", [2, 4, 40], wall_time_s=9.0, test_score=0.9)], status="complete",
                answers='<div class="answer"><p>Two parameters are enough.</p></div>'),
     ]  # fmt: skip
     page, questions = page_after(answers[:2], tmp_path, 3)
     assert questions[:2] == [0, 1], "the page asks for what is new"
     assert 'data-points="3"' in page, "the point that the page had, and two new ones"
+    assert section(page, "curves").startswith("Held-out accuracy by step")
     assert "6 of 40" in section(page, "running") and "waits for room" in section(page, "running")
     assert section(page, "stops") == section(page, "failures") == ""
     assert ">running<" in page and "by the probe 0:30 to 1:30" in page and "0:30 of 1:00" in page

@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from lopt.training import Trial
 from sweeps import trackers
 from sweeps.results.store import Store
 from sweeps.run import main
+from sweeps.trackers import _trials
 from tests.bad_input import refused
+from tests.sweeps.records import make_record
 
 PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb", "optuna": "optuna"}
 SECRET = "very-secret-value"
@@ -207,6 +210,27 @@ def test_a_run_at_a_url_is_refused_by_a_tracker_that_needs_a_folder(monkeypatch,
     refused(main, *arguments, words=[f"'{name}' writes to a folder", "--out"])
 
 
+@needs("mlflow")
+@needs("tensorboard")
+def test_a_trial_that_was_interrupted_has_each_evaluation_once(tmp_path, cut_off):
+    from mlflow.tracking import MlflowClient
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    options = ["--set", "trials=2", "--track", "mlflow", "--track", "tensorboard"]
+    command = ["--space", "smoke", "--local-mode", "--out", str(tmp_path), *options]
+    cut_off(*command)
+    assert main(command) == 0
+    store = Store(tmp_path, "smoke-paper")
+    client = MlflowClient(f"sqlite:///{store.folder / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("lopt/smoke-paper").experiment_id])
+    run_ids = {run.data.tags.get("lopt.key"): run.info.run_id for run in runs}
+    for record in store.records():
+        steps = [evaluation.step for evaluation in record.evaluations]
+        assert [metric.step for metric in client.get_metric_history(run_ids[record.key], "selection/accuracy")] == steps
+        (folder,) = (store.folder / "tensorboard").glob(f"*/{record.phase}-{record.key[:8]}")
+        assert [event.step for event in EventAccumulator(str(folder)).Reload().Scalars("selection/accuracy")] == steps
+
+
 @needs("wandb")
 def test_wandb_without_an_api_key_says_what_to_do(tmp_path):
     """In a process of its own, because wandb remembers a key of this process."""
@@ -218,3 +242,11 @@ def test_wandb_without_an_api_key_says_what_to_do(tmp_path):
     assert process.returncode == 2
     assert process.stderr.count("\n") == 1
     assert "wandb login" in process.stderr and "WANDB_MODE=offline" in process.stderr
+
+
+def test_metrics_without_a_field_of_their_own_are_curves_and_final_numbers_too(tiny):
+    evaluation = {"step": 4, "selection_accuracy": 0.5, "selection_scores": {"matthews": 0.1}, "predictions": "x"}
+    assert _trials.curve_metrics(evaluation) == {"selection/accuracy": 0.5, "selection/matthews": 0.1}
+    record = replace(make_record(tiny), held_out_scores={"matthews": 0.2}, test_scores={"matthews": 0.3})
+    metrics = _trials.final_metrics(record)
+    assert (metrics["final/held_out_matthews"], metrics["final/test_matthews"]) == (0.2, 0.3)
