@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from analysis import notes, render
+from analysis.card import Card, make_card
 from analysis.cells import Group, groups
 from analysis.headline import Headline, headline
 from analysis.load import Results, declaration_warnings
@@ -52,6 +53,7 @@ class Section:
 
     group: Group
     headline: Headline
+    card: Card
     power: tuple[str, ...]
     items: tuple[Item, ...]
     missing: tuple[str, ...]
@@ -90,8 +92,9 @@ def write_report(results: Results, out: Path) -> tuple[list[Section], list[str]]
     overview_suffixes = _file_name_suffixes(
         [(task_groups[0].backbone_name, _shots_text(task_groups[0])) for task_groups in groups_by_backbone.values()]
     )
+    commands = {run.path_text: provenance(run).command for run in results.runs}
     sections = [
-        _make_section(group, groups_by_backbone[group.backbone, group.shots], specs, writer, suffix)
+        _make_section(group, groups_by_backbone[group.backbone, group.shots], specs, writer, suffix, commands)
         for group, suffix in zip(all_groups, suffixes, strict=True)
     ]
     overviews = [
@@ -169,7 +172,12 @@ class _Writer:
 
 
 def _make_section(
-    group: Group, task_groups: Sequence[Group], specs: Sequence[TableSpec | PlotSpec], writer: _Writer, suffix: str
+    group: Group,
+    task_groups: Sequence[Group],
+    specs: Sequence[TableSpec | PlotSpec],
+    writer: _Writer,
+    suffix: str,
+    commands: Mapping[str, str],
 ) -> Section:
     """Make the section of a group.
 
@@ -187,9 +195,11 @@ def _make_section(
             items.append(item)
         elif not item.quiet:
             missing_texts.append(f"{spec.title.rstrip('?')}: {item.reason}.")
+    group_headline = headline(group)
     return Section(
         group=group,
-        headline=headline(group),
+        headline=group_headline,
+        card=make_card(group, group_headline, commands),
         power=tuple(power_sentences(group)),
         items=tuple(items),
         missing=tuple(missing_texts),

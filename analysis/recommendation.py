@@ -60,6 +60,11 @@ class Recommendation:
     def tested(self) -> tuple[Comparison, ...]:
         return (*self.as_good, *self.worse, *self.undecided)
 
+    @property
+    def cell_to_use(self) -> Cell | None:
+        """The recommended cell if tests chose it. A reference that nothing was compared with is not an answer."""
+        return self.cell if self.outcome in ("smaller cell", "reference") else None
+
 
 def recommend(group: Group) -> Recommendation:
     """Recommend the smallest cell that is shown to be non-inferior to the reference and is above "no prompt".

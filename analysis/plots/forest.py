@@ -2,7 +2,7 @@
 
 from matplotlib.figure import Figure
 
-from analysis import style
+from analysis import recommended_mark, style
 from analysis.comparisons import Comparison, cell_name
 from analysis.registry import Info, PlotSpec, Row
 from analysis.tables.noninferiority import compute
@@ -32,11 +32,14 @@ def draw(info: Info[Comparison]) -> Figure:
     axes.axvspan(low - room, -margin_pp, color=style.MUTED, alpha=0.12, linewidth=0)
     axes.axvline(-margin_pp, color=style.MUTED, linestyle=(0, (4, 3)), linewidth=1)
     axes.axvline(0, color=style.INK, linewidth=0.8)
+    cell_to_use = recommended_mark.cell_to_use(info.group)
     for y, row in enumerate(drawn_rows):
         difference, outcome = row.verdict.difference, row.verdict.outcome
         colour, marker = style.method_style(row.cell.method)
         axes.plot([100 * difference.low, 100 * difference.high], [y, y], color=colour, linewidth=1.4)
         axes.plot(100 * difference.mean, y, marker, color=colour, markersize=6.5, mec=style.PAPER, mew=0.7)
+        if row.cell is cell_to_use:
+            recommended_mark.draw_ring(axes, 100 * difference.mean, y)
         axes.annotate(
             outcome,
             (1.02, y),
@@ -73,6 +76,9 @@ def caption(info: Info[Comparison]) -> str:
         "for the number of tests by Holm's method, so a cell can be without a verdict although its bar is outside the "
         "shaded area."
     )
+    cell_to_use = recommended_mark.cell_to_use(info.group)
+    if any(row.cell is cell_to_use for row in _drawn_rows(info)):
+        text += f" {recommended_mark.CAPTION}"
     if len(info.rows) > _MOST_ROWS:
         text += (
             f" Of {len(info.rows)} smaller cells, the figure shows the {_MOST_ROWS} that come closest to being as "

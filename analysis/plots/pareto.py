@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from analysis import published, style
+from analysis import published, recommended_mark, style
 from analysis.cells import Group
 from analysis.compare_published import comparable_points
 from analysis.frontier import pareto_indices
@@ -32,6 +32,7 @@ class Point:
     method: str
     label: str
     is_on_frontier: bool
+    is_recommended: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,7 @@ def compute(group: Group) -> Info | Missing:
         pareto_indices([(parameters, accuracy.mean) for _, accuracy, parameters in cells_with_results])
     )
     frontier_indices = {i for i in frontier_indices if group.is_above_no_prompt(cells_with_results[i][0])}
+    cell_to_use = recommended_mark.cell_to_use(group)
     points = tuple(
         Point(
             parameters=parameters,
@@ -62,6 +64,7 @@ def compute(group: Group) -> Info | Missing:
             # The colour shows the method, so length and rank suffice. A cell without a length is named in full.
             label=cell.label if cell.length is None else cell.shape_text,
             is_on_frontier=i in frontier_indices,
+            is_recommended=cell is cell_to_use,
         )
         for i, (cell, accuracy, parameters) in enumerate(cells_with_results)
     )
@@ -143,6 +146,8 @@ def _draw_points(axes: Axes, info: Info, labels: Labels) -> None:
         low, mean, high = (100 * value for value in (point.accuracy.low, point.accuracy.mean, point.accuracy.high))
         axes.plot([x, x], [low, high], color=colour, linewidth=1, alpha=0.55, zorder=3)
         axes.plot(x, mean, marker, color=colour, markersize=6.5, mec=style.PAPER, mew=0.7, zorder=7)
+        if point.is_recommended:
+            recommended_mark.draw_ring(axes, x, mean)
         labels.keep_off([(point.parameters, mean)], MARKER_COST)
         labels.keep_off_line([(x, low), (x, high)], BAR_COST)
     for published_point in info.published:
@@ -211,6 +216,8 @@ def _legend_handles(info: Info) -> list[Line2D]:
     handles.append(Line2D([], [], color=style.INK, linewidth=3.2, alpha=0.22, label="frontier"))
     if info.no_prompt is not None:
         handles.append(Line2D([], [], color=style.INK, marker="X", linestyle="", label="no prompt"))
+    if any(point.is_recommended for point in info.points):
+        handles.append(recommended_mark.ring_handle())
     if info.published:
         hollow_handle = Line2D(
             [], [], color=style.INK, marker="o", mfc="none", linestyle="", label="published (hollow)"
@@ -231,6 +238,8 @@ def caption(info: Info) -> str:
         + ("." if len(info.points) <= _MOST_LABELS else "; it is only shown for cells on the frontier."),
         "Cells with the same number of parameters are drawn side by side, less than a marker apart.",
     ]
+    if any(point.is_recommended for point in info.points):
+        sentences.append(recommended_mark.CAPTION)
     if _baselines(info):
         sentences.append("The dashed lines are baselines, which need no training.")
     if info.no_prompt is not None:
