@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -241,14 +242,14 @@ class Sweep(Listener):
 
     def _is_complete(self, finished_records: list[TrialRecord]) -> bool:
         """Return whether no trial and no baseline is left. Nothing is started to find this out."""
-        if self._indices_without_baseline(self.plan.space.all_sample_configs):
+        search_counts = Counter(record.cell for record in finished_records if record.phase == "search")
+        lacks_trials = any(search_counts[cell.name] < cell.trial_count for cell in self.plan.cells)
+        if lacks_trials or self._indices_without_baseline(self.plan.space.all_sample_configs):
             return False
         from sweeps.search.queue import TrialQueue
 
-        space, seeds_needed = self.plan.space, self._seeds_needed
-        queue = TrialQueue(
-            space, resolve=lambda config: config, finished=finished_records, failed=[], seeds_needed=seeds_needed
-        )
+        arguments: dict[str, Any] = {"finished": finished_records, "failed": [], "seeds_needed": self._seeds_needed}
+        queue = TrialQueue(self.plan.space, resolve=lambda config: config, **arguments)
         return queue.count_unfinished_trials() == (0, 0)  # of search trials and confirm trials that are left
 
     # --- the trials ----------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The plan of a sweep, which says what will run. Making it needs neither a network nor weights."""
 
-from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 
 from analysis.group_sequential import SequentialDesign
 from lopt import methods
@@ -75,12 +75,16 @@ class Plan:
     @property
     def expected_steps(self) -> float:
         """Average number of steps if the trials of a cell are equally good."""
-        cell_count_by_trial_count = Counter(cell.trial_count for cell in self.cells)
-        search_steps = sum(
-            cell_count * sum(self.space.expected_steps(position) for position in range(1, trials_per_cell + 1))
-            for trials_per_cell, cell_count in cell_count_by_trial_count.items()
-        )
+        search_steps = sum(self.search_steps_by_trial_count[cell.trial_count] for cell in self.cells)
         return search_steps + (self.confirm_trial_count or 0) * self.space.max_steps
+
+    @cached_property
+    def search_steps_by_trial_count(self) -> dict[int, float]:
+        """The average number of steps of all search trials of a cell, by their number."""
+        return {
+            trial_count: sum(self.space.expected_steps(position) for position in range(1, trial_count + 1))
+            for trial_count in {cell.trial_count for cell in self.cells}
+        }
 
 
 def _most_steps_of(config: TrialConfig) -> int:

@@ -91,7 +91,7 @@ def _expected_steps(plan: Plan) -> Iterator[tuple[Cell, float]]:
     """Yield each cell with the expected number of steps of all its trials together."""
     confirm_count = plan.most_seeds if plan.confirm_trial_count else 0
     for cell, cell_plan in zip(plan.space.cells, plan.cells, strict=True):
-        search_steps = sum(plan.space.expected_steps(position) for position in range(1, cell_plan.trial_count + 1))
+        search_steps = plan.search_steps_by_trial_count[cell_plan.trial_count]
         yield cell, search_steps + confirm_count * plan.space.max_steps
 
 

@@ -47,6 +47,8 @@ class Sampler:
         check: raises ValueError if the sampler cannot search a cell or if its package is missing.
         restarts_its_sequence: whether the sampler starts its sequence again when a study is continued. The study then
             skips points that it has seen.
+        max_shown_trials: how many finished trials the sampler is shown at most (`sweeps.search.bounded_storage`); None
+            shows all of them. A sampler whose proposals take longer the more trials it sees needs a bound.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Sampler:
     random_trial_count: Callable[[int], int] = lambda trials: 0
     check: Callable[[Cell], None] = lambda cell: None
     restarts_its_sequence: bool = False
+    max_shown_trials: int | None = None
 
 
 def get(name: object) -> Sampler:

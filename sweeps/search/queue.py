@@ -7,6 +7,8 @@ the slowest cell.
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 from lopt.config import TrialConfig
@@ -286,17 +288,27 @@ class TrialQueue:
         Args:
             steps_done: the steps that running trials have done, by key.
         """
-        space, (_, confirm_count) = self.space, self.count_unfinished_trials()
-        expected_steps = (confirm_count - self._running_confirm_count()) * float(space.max_steps)
+        max_steps, totals = self.space.max_steps, self._expected_step_totals
+        expected_steps = (self.count_unfinished_trials()[1] - self._running_confirm_count()) * float(max_steps)
         for cell_search in self._turns.cell_searches:
             started_count = cell_search.started_count
-            expected_steps += sum(map(space.expected_steps, range(started_count + 1, cell_search.planned_count + 1)))
-            expected_steps += cell_search.requeued_count * space.expected_steps(max(1, started_count))
+            expected_steps += totals[cell_search.planned_count] - totals[started_count]
+            expected_steps += cell_search.requeued_count * self._expected_steps(max(1, started_count))
         for trial, cell_search in self._search_by_running_trial.items():
             is_confirm = trial.phase == "confirm"
-            trial_steps = space.max_steps if is_confirm else space.expected_steps(cell_search.started_count)
+            trial_steps = max_steps if is_confirm else self._expected_steps(cell_search.started_count)
             expected_steps += max(0.0, trial_steps - steps_done.get(trial.config.key, 0))
         return expected_steps
+
+    @cached_property
+    def _expected_step_totals(self) -> list[float]:
+        """The expected steps of a cell's first n search trials together, for n from 0 on."""
+        most_trials = max(cell_search.planned_count for cell_search in self._turns.cell_searches)
+        return [0.0, *accumulate(map(self.space.expected_steps, range(1, most_trials + 1)))]
+
+    def _expected_steps(self, position: int) -> float:
+        """Return the expected steps of the search trial at a position (from 1) of its cell."""
+        return self._expected_step_totals[position] - self._expected_step_totals[position - 1]
 
     def _running_confirm_count(self) -> int:
         return sum(trial.phase == "confirm" for trial in self._search_by_running_trial)

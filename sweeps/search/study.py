@@ -1,7 +1,6 @@
 """The search inside one cell: an `optuna.Study` that is used through its ask-and-tell interface."""
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from lopt.records import TrialRecord
 from sweeps import samplers
 from sweeps.planning.points import all_points
 from sweeps.results.read_record import config_of
+from sweeps.search.bounded_storage import BoundedStorage
 from sweeps.search.winners import winner
 from sweeps.space import Cell, point_of
 
@@ -75,7 +75,12 @@ class CellStudy:
             seed=seed,
             sampler_seed=sampler_seed or seed,
         )
-        self._study = optuna.create_study(sampler=sampler_spec.make(study_needs), direction="maximize")
+        self._storage = BoundedStorage(sampler_spec.max_shown_trials)
+        self._study = optuna.create_study(
+            storage=self._storage, sampler=sampler_spec.make(study_needs), direction="maximize"
+        )
+        self._study_id = self._storage.get_study_id_from_name(self._study.study_name)
+        self._known_points: set[frozenset[tuple[str, Any]]] = set()  # of trials that were replayed or queued first
 
     def ask(self) -> Proposal:
         """Ask the study for a point: a value for each searched name, except for names that belong to another method."""
@@ -103,7 +108,7 @@ class CellStudy:
         Call it after `replay`: points that have been replayed are skipped.
         """
         for point in self.cell.first:
-            self._study.enqueue_trial(dict(point), skip_if_exists=True)
+            self._enqueue(point)
         if warm_start_records := list(warm_start_records):
             self._warm_start(warm_start_records)
             return
@@ -111,21 +116,27 @@ class CellStudy:
         # points that have been tried already.
         random_points = self._random_points(2**31 + self._seed)
         for _ in range(self._random_point_count):
-            if len(self._study.get_trials(deepcopy=False)) >= self._random_point_count:
+            if self._storage.count_all_trials(self._study_id) >= self._random_point_count:
                 break
-            self._study.enqueue_trial(next(random_points), skip_if_exists=True)
+            self._enqueue(next(random_points))
 
     def _warm_start(self, warm_start_records: Sequence[TrialRecord]) -> None:
         """Add trials of other runs, from whose scores the sampler learns. They do not count as trials of the cell."""
         if best_record := winner(warm_start_records):
-            point = point_of(self.cell, TrialConfig.from_dict(best_record.config))
-            self._study.enqueue_trial(point, skip_if_exists=True)
+            self._enqueue(point_of(self.cell, TrialConfig.from_dict(best_record.config)))
         for record in warm_start_records:
             self.replay(record)
+
+    def _enqueue(self, point: Mapping[str, Any]) -> None:
+        """Queue a point, unless it is known already."""
+        if frozenset(point.items()) not in self._known_points:
+            self._known_points.add(frozenset(point.items()))
+            self._study.enqueue_trial(dict(point))
 
     def replay(self, record: TrialRecord) -> None:
         """Add a finished trial to the study, as if it had just ended."""
         point = point_of(self.cell, config_of(record))
+        self._known_points.add(frozenset(point.items()))
         state = _STATE_BY_STATUS.get(record.status, TrialState.FAIL)
         self._study.add_trial(
             optuna.trial.create_trial(
@@ -139,7 +150,9 @@ class CellStudy:
 
     def resume(self, config: TrialConfig) -> Proposal:
         """Return the proposal of a trial that was interrupted, as if the study had just proposed its point."""
-        self._study.enqueue_trial(point_of(self.cell, config))
+        point = point_of(self.cell, config)
+        self._known_points.add(frozenset(point.items()))
+        self._study.enqueue_trial(point)
         return self.ask()
 
     def propose(self, is_known: Callable[[Mapping[str, Any]], bool]) -> Proposal | None:
@@ -148,7 +161,7 @@ class CellStudy:
         If the sampler proposes only known points, random points are tried, and then every point of the cell in turn. A
         sampler that restarts its sequence repeats the study's points, so it gets one more attempt for each of them.
         """
-        trial_count = len(self._study.get_trials(deepcopy=False))
+        trial_count = self._storage.count_all_trials(self._study_id)
         for _ in range(_SAMPLER_ATTEMPTS + self._sampler_restarts * trial_count):
             proposal = self.ask()
             if not is_known(proposal.point):
@@ -162,7 +175,7 @@ class CellStudy:
 
     def _fallback_points(self) -> Iterator[dict[str, Any]]:
         """Yield random points, then every point of the cell if their number is finite."""
-        random_points = self._random_points(len(self._study.trials))
+        random_points = self._random_points(self._storage.count_all_trials(self._study_id))
         for _ in range(_RANDOM_ATTEMPTS):
             yield next(random_points)
         yield from all_points(self.cell) or ()
@@ -174,7 +187,8 @@ class CellStudy:
 
     def count_by_state(self) -> dict[str, int]:
         """Return the number of Optuna trials by their state; states have Optuna's names in lower case."""
-        return dict(Counter(trial.state.name.lower() for trial in self._study.get_trials(deepcopy=False)))
+        counts = {state.name.lower(): self._storage.count_all_trials(self._study_id, state) for state in TrialState}
+        return {name: count for name, count in counts.items() if count}
 
 
 def _suggest(optuna_trial: optuna.Trial, name: str, distribution: BaseDistribution) -> None:

@@ -110,6 +110,14 @@ def test_both_sides_of_sweep_train_the_same_number_of_trials(tmp_path):
 
 
 @pytest.mark.ray
+def test_both_sides_of_thousands_end_the_same_number_of_trials(tmp_path):
+    run_script("benchmarks/thousands.py", "--quick", "--out", str(tmp_path), timeout=280)
+    runs_by_name = json.loads((tmp_path / "thousands.jsonl").read_text())["runs"]
+    assert {name: runs[0]["trials"] for name, runs in runs_by_name.items()} == {"plain Ray Tune": 20, "ours": 20}
+    assert all(run["per_s"] > 0 and run["driver_bytes"] > 0 for (run,) in runs_by_name.values())
+
+
+@pytest.mark.ray
 @pytest.mark.timeout(900)
 def test_a_sweep_survives_one_kill_of_each_kind(tmp_path):
     """Every trial finishes once, none begins again, and all records equal those of an undisturbed sweep."""

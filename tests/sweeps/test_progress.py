@@ -12,7 +12,9 @@ from lopt.failure import failed_record
 from lopt.records import utc_now
 from lopt.training import Trial
 from sweeps import spaces
+from sweeps.planning import settings
 from sweeps.progress import Progress, format_duration
+from sweeps.search.queue import TrialQueue
 from sweeps.work.job import Job
 
 
@@ -141,3 +143,19 @@ def test_expected_steps_fall_with_the_position_of_a_trial():
     assert expected[0] == space.max_steps
     assert expected == sorted(expected, reverse=True)
     assert expected[-1] == pytest.approx(500 + 1000 / 3 + 3000 / 9 + 500 / 27)
+
+
+def test_the_steps_left_are_the_sum_over_all_trials_that_are_left():
+    """The rule is asked once for each trial, not again at each event."""
+    space = settings.with_settings(spaces.load("smoke", "paper"), {"trials": "60"})
+    calls = []
+    object.__setattr__(space, "expected_steps", lambda position: calls.append(position) or 1.0 + 100 / position)
+    queue = TrialQueue(space, resolve=lambda config: config, finished=[], failed=[])
+    running = [queue.begin_next_trial() for _ in range(7)]  # of three cells; the first has three of them
+    steps = {running[0].config.key: 4, running[1].config.key: 2}
+    for _ in range(3):
+        left = [len(range(3, 60)), len(range(2, 60)), len(range(2, 60))]
+        waiting = sum(sum(1 + 100 / position for position in range(61 - count, 61)) for count in left)
+        begun = 3 * (1 + 100 / 3) + 4 * (1 + 100 / 2) - 4 - 2
+        assert queue.steps_left(steps) == pytest.approx(waiting + begun + 3 * space.max_steps)
+    assert calls == list(range(1, 61))
