@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from analysis.runs import READ_ERRORS, error_text
+from lopt import metrics
 from lopt.locations import Location, read_files
 from lopt.records import TrialRecord
-from lopt.settings import METRICS
 
 _KEY_LENGTH = 16
 _HEAD_LENGTH = 60  # bytes; they hold the time at which a file was begun
@@ -177,7 +177,7 @@ def _description(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _settings(config: Mapping[str, Any], metric: str) -> dict[str, Any]:
     settings = {name: config.get(name) for name in ("method", "length", "rank", "learning_rate", "seed", "task")}
-    return {**settings, "metric": METRICS.get(metric, metric)}
+    return {**settings, "metric": metrics.title(metric)}
 
 
 def _row_of_record(record: TrialRecord, version: int) -> Row:
