@@ -19,12 +19,17 @@ if TYPE_CHECKING:
     from lopt.config import TrialConfig
     from lopt.data import TaskData
 
-_MAX_PACK_SIZE = 16
+_MAX_PACK_SIZE_BY_DEVICE = {"cpu": 16, "cuda": 64}
 _MEMORY_SHARE = 0.8  # the part of the free memory that trials may take
 
 
 def choose_pack_size(
-    step_tokens: float, pass_tokens: float, memory_tokens: float = math.inf, trials_per_device: float = math.inf
+    step_tokens: float,
+    pass_tokens: float,
+    memory_tokens: float = math.inf,
+    trials_per_device: float = math.inf,
+    *,
+    device_type: str = "cpu",
 ) -> int:
     """Return how many trials train together: about as many as fill a pass, and not more than fit into memory.
 
@@ -34,9 +39,10 @@ def choose_pack_size(
         memory_tokens: How many tokens one pass may have at most to fit into memory.
         trials_per_device: How many trials each device will train; infinity if this is not known. They are divided
             evenly (twelve trials are not packed as ten and two), because a pass costs much even if it is nearly empty.
+        device_type: "cpu" or "cuda". A GPU takes more trials.
     """
     pack_size = max(1, math.floor(pass_tokens / step_tokens))
-    max_pack_size = math.floor(min(memory_tokens / step_tokens, _MAX_PACK_SIZE))
+    max_pack_size = math.floor(min(memory_tokens / step_tokens, _MAX_PACK_SIZE_BY_DEVICE[device_type]))
     if pack_size < trials_per_device < math.inf:
         round_count = max(1, round(trials_per_device / pack_size))
         pack_size = math.ceil(trials_per_device / round_count)

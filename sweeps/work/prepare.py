@@ -35,8 +35,8 @@ def prepare(
         "problems": the errors of baselines that could not be scored.
     """
     from lopt import backbones, data
-    from lopt.engine import MAX_PASS_TOKENS_BY_DEVICE
     from lopt.evaluation import measure_baselines
+    from lopt.pass_runner import MAX_PASS_TOKENS_BY_DEVICE
     from lopt.resolve import resolve
 
     set_threads(threads)
@@ -44,7 +44,7 @@ def prepare(
     baselines: list[dict[str, Any]] = []
     problems: list[str] = []
     step_token_counts: list[float] = []
-    pass_tokens, memory_tokens = 0, math.inf
+    pass_tokens, memory_tokens, device_type = 0, math.inf, "cpu"
     try:
         for config_values in configs:
             config = resolve(TrialConfig.from_dict(config_values))
@@ -58,7 +58,8 @@ def prepare(
             resolved_configs.append(config)
             if config.shares_backbone:
                 step_token_counts.append(packing.tokens_per_step(backbone, config, task_data))
-                pass_tokens = MAX_PASS_TOKENS_BY_DEVICE[backbone.device.type]
+                device_type = backbone.device.type
+                pass_tokens = MAX_PASS_TOKENS_BY_DEVICE[device_type]
                 fitting_tokens = packing.tokens_in_memory(backbone, task_data, config.length or 0)
                 memory_tokens = min(memory_tokens, fitting_tokens)
     except (ValueError, OSError) as error:
@@ -71,7 +72,9 @@ def prepare(
     pack_size = 1
     if step_token_counts:
         mean_step_tokens = sum(step_token_counts) / len(step_token_counts)
-        pack_size = packing.choose_pack_size(mean_step_tokens, pass_tokens, memory_tokens, trials_per_device)
+        pack_size = packing.choose_pack_size(
+            mean_step_tokens, pass_tokens, memory_tokens, trials_per_device, device_type=device_type
+        )
     return {
         "configs": [config.to_dict() for config in resolved_configs],
         "pack_size": pack_size,

@@ -15,7 +15,7 @@ from sweeps.work.packing import choose_pack_size, tokens_in_memory, tokens_per_s
     [
         (16 * (10 + 30), 2048, math.inf, 3),  # 3.2 trials fill a pass: a fourth trial would need another pass
         (640, 1920, math.inf, 3),
-        (100, 16384, math.inf, 16),  # never more than 16
+        (100, 16384, math.inf, 16),  # never more than 16 on a CPU
         (5000, 2048, math.inf, 1),
         (640, 16384, 3000, 4),  # not more than fit into memory
         (640, 16384, 100, 1),
@@ -23,6 +23,11 @@ from sweeps.work.packing import choose_pack_size, tokens_in_memory, tokens_per_s
 )
 def test_how_many_trials_fill_a_pass(step_tokens, pass_tokens, memory_tokens, pack_size):
     assert choose_pack_size(step_tokens, pass_tokens, memory_tokens) == pack_size
+
+
+def test_a_gpu_takes_more_trials():
+    assert choose_pack_size(640, 16384, device_type="cuda") == 25
+    assert choose_pack_size(100, 16384, device_type="cuda") == 64, "never more than 64"
 
 
 @pytest.mark.parametrize(
