@@ -31,7 +31,7 @@ from lopt.backbones import _attention
 from lopt.backbones._blocks import Block, Layout, cut_into_blocks, drop_padding
 from lopt.backbones._last_mlp import last_mlp_only_at, restrict_last_mlp
 from lopt.backbones._texts import TextIds, TextStore
-from lopt.batches import to_device
+from lopt.device import to_device
 from lopt.placement import PLACEMENTS
 from lopt.soft_prompt import PackedPrompts, SoftPrompt
 
@@ -85,8 +85,9 @@ class _FlatInput:
         begin, real_indices = self.blocks[-1].end if self.blocks else 0, None
         if lengths is not None and (lengths < padded_length).any():
             real_indices = to_device(np.flatnonzero(np.arange(padded_length) < lengths[:, None]), self.device)
-        first_position_R1 = torch.as_tensor(first_position, device=self.device).expand(row_count)[:, None]
-        position_ids_RT = first_position_R1 + torch.arange(padded_length, device=self.device)
+        if torch.is_tensor(first_position):
+            first_position = first_position[:, None]
+        position_ids_RT = (first_position + torch.arange(padded_length, device=self.device)).expand(row_count, -1)
         self.position_ids.append(drop_padding(position_ids_RT, real_indices))
         self.embeddings.append(drop_padding(rows_RTH, real_indices))
         block = Block(

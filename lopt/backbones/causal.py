@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from lopt.backbones import Backbone, Facts, load_from_source, revision_of, source_of, window_of
+from lopt.device import to_device
 from lopt.special_tokens import end_tokens, without_end_tokens
 
 if TYPE_CHECKING:
@@ -127,13 +128,13 @@ class CausalBackbone(Backbone):
         """
         import torch
 
-        ids_BT, lengths_B = ids_BT.to(self.device), lengths_B.to(self.device)
-        inputs_BSH, ends_B = self.model.get_input_embeddings()(ids_BT), lengths_B
+        ends_B, inputs_BSH = lengths_B, self.model.get_input_embeddings()(to_device(ids_BT, self.device))
         if soft_prompt is not None:
             inputs_BSH, ends_B = soft_prompt.join_text(inputs_BSH, lengths_B)
             # If prompts have different lengths, the padding may reach beyond the window.
             inputs_BSH = inputs_BSH[:, : int(ends_B.max())]
-        return {"inputs_embeds": inputs_BSH}, (torch.arange(len(ids_BT), device=self.device), ends_B - 1)
+        label_positions_B = to_device(ends_B - 1, self.device)
+        return {"inputs_embeds": inputs_BSH}, (torch.arange(len(ids_BT), device=self.device), label_positions_B)
 
 
 def _learned_position_count(model: Any) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from lopt.backbones import Backbone, Facts, load_from_source, revision_of, source_of, window_of
+from lopt.device import to_device
 
 SENTINEL = "<extra_id_0>"
 _MARKED_SENTINEL = "\N{LOWER ONE EIGHTH BLOCK}<extra_id_0>"  # mT5's token begins with the character that marks a blank
@@ -49,17 +50,16 @@ class Seq2SeqBackbone(Backbone):
         """Return the embeddings `[B, S, H]` of prompt and text, and the attention mask `[B, S]`."""
         import torch
 
-        ids_BT, lengths_B = ids_BT.to(self.device), lengths_B.to(self.device)
-        inputs_BSH = self.model.get_input_embeddings()(ids_BT)
+        inputs_BSH = self.model.get_input_embeddings()(to_device(ids_BT, self.device))
         if soft_prompt is not None:
             inputs_BSH, lengths_B = soft_prompt.join_text(inputs_BSH, lengths_B)
-        mask_BS = torch.arange(inputs_BSH.shape[1], device=self.device)[None] < lengths_B[:, None]
+        mask_BS = (
+            torch.arange(inputs_BSH.shape[1], device=self.device)[None] < to_device(lengths_B, self.device)[:, None]
+        )
         return {"inputs_embeds": inputs_BSH, "attention_mask": mask_BS.long()}
 
     def _decoder_ids(self, row_count: int) -> Any:
-        import torch
-
-        return torch.tensor([[self._start_id, self._sentinel_id]], device=self.device).expand(row_count, -1)
+        return to_device([[self._start_id, self._sentinel_id]], self.device).expand(row_count, -1)
 
     def _label_state(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> Any:
         encoder_inputs = self._encoder_inputs(soft_prompt, ids_BT, lengths_B)
