@@ -220,7 +220,7 @@ class Engine(PassRunner):
             losses_K.index_add_(0, result.owner_R, result.losses_R)
             for (stack_index, begin, end), part_gradients in zip(result.slices, result.gradients, strict=True):
                 for gradient_sum, gradient in zip(gradients[stack_index], part_gradients, strict=True):
-                    gradient_sum[begin:end] += gradient
+                    gradient_sum[begin:end].add_(gradient)
         return losses_K, gradients
 
     # --- evaluations --------------------------------------------------------------------------------------------

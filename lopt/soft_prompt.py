@@ -102,6 +102,14 @@ class PackedPrompts:
         """Return the packed prompts of a batch that consists of these rows, in this order."""
         return PackedPrompts(prompts=self.prompts, prompt_indices=[self.prompt_indices[row] for row in rows])
 
+    def without_unused(self) -> PackedPrompts:
+        """Return the same packed prompts without those that no row has."""
+        used_indices = sorted(set(self.prompt_indices))
+        return PackedPrompts(
+            prompts=[self.prompts[index] for index in used_indices],
+            prompt_indices=[used_indices.index(index) for index in self.prompt_indices],
+        )
+
     def add_update(self, text_BTH: Tensor) -> Tensor:
         """See `SoftPrompt.add_update`. Each row gets the update of its own prompt."""
         import torch

@@ -28,6 +28,7 @@ class Backbone(ABC):
     Attributes:
         autocast_dtype: the type in which a copy with trained weights computes. None for the type of its weights.
         dropout: the dropout rate, above 0 only in a copy for training steps (`with_dropout`).
+        flat: the flat form of passes, without padding, or None if passes take the plain form.
     """
 
     width: int
@@ -35,6 +36,7 @@ class Backbone(ABC):
     dtype: dtype
     autocast_dtype: Any = None
     dropout = 0.0
+    flat: Any = None
 
     def __init__(self, name: str, revision: str, model: Any, tokenizer: Any, *, window: int) -> None:
         import torch
@@ -76,12 +78,12 @@ class Backbone(ABC):
     @property
     def allows_parallel_passes(self) -> bool:
         """Whether several threads may run passes at the same time."""
-        return False  # a pass chooses the attention kernel for the whole process
+        return self.flat is not None  # a pass in the plain form chooses the attention kernel for the whole process
 
     @property
     def pads_rows(self) -> bool:
         """Whether all rows of a pass are padded to the longest. If not, a pass takes rows of any lengths."""
-        return True
+        return self.flat is None
 
     @abstractmethod
     def fill_template(self, template: str) -> str:
@@ -183,6 +185,7 @@ class Backbone(ABC):
         backbone_copy = copy.copy(self)
         backbone_copy.model = copy.deepcopy(self.model)
         unfuse(backbone_copy.model)
+        backbone_copy.flat = None  # its weights will change, and the stored keys and values of texts would be wrong
         return backbone_copy
 
     def with_dropout(self, rate: float) -> Self:
@@ -202,6 +205,9 @@ class Backbone(ABC):
 
         backbone_copy = copy.copy(self)
         backbone_copy.dropout = rate
+        backbone_copy.flat = (
+            None  # the flat form has no dropout in attention, and stores texts computed without dropout
+        )
         # The model must have dropout: a rate of 0.5 is then sure to change the logits of eight tokens.
         backbone_copy.model = with_dropout(self.model, 0.5)
         ids_BT, lengths_B = self.sample_ids(1, 8), torch.tensor([8], device=self.device)
