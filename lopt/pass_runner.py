@@ -17,12 +17,33 @@ from lopt.backbones import Backbone
 from lopt.device import to_device
 from lopt.lanes import Lanes
 from lopt.passes import Rows, SoftPrompts, count_row_tokens, divide_into_passes
-from lopt.soft_prompt import PackedPrompts
+from lopt.soft_prompt import PackedPrompts, SoftPrompt
 from lopt.training import Trial
 
-# The largest number of tokens in one pass, by type of device. An engine halves its own limit when memory runs out.
-MAX_PASS_TOKENS_BY_DEVICE = {"cpu": 2048, "cuda": 16384}
+# The largest number of tokens in one pass, by type of device. On a GPU, memory may set a lower limit. An engine halves
+# its own limit when memory runs out.
+MAX_PASS_TOKENS_BY_DEVICE = {"cpu": 2048, "cuda": 32768}
+_PASS_MEMORY_SHARE = 0.5  # the part of a GPU's free memory that one pass may take
 _MIN_PASS_TOKENS = 64  # a limit at or below this number is not halved
+
+
+def max_pass_tokens(backbone: Backbone) -> int:
+    """Return the largest number of tokens in one pass. On a GPU, a small pass shows how much memory a token takes."""
+    limit, device = MAX_PASS_TOKENS_BY_DEVICE[backbone.device.type], backbone.device
+    if device.type != "cuda":
+        return limit
+
+    def run_small_pass() -> int:
+        ids_BT, prompt_length = backbone.sample_ids(8, 56), 8
+        prompt = torch.zeros(prompt_length, backbone.width, device=device, requires_grad=True)
+        lengths_B = torch.full((len(ids_BT),), ids_BT.shape[1])
+        label_ids = torch.arange(2, device=device)
+        backbone.label_logits(SoftPrompt(prompt=prompt), ids_BT, lengths_B, label_ids).sum().backward()
+        return ids_BT.numel() + prompt_length
+
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    fitting_tokens = _PASS_MEMORY_SHARE * free_bytes / memory.bytes_per_token(run_small_pass, device)
+    return max(_MIN_PASS_TOKENS, min(limit, int(fitting_tokens)))
 
 
 class PassRunner:
@@ -45,7 +66,7 @@ class PassRunner:
 
     def _use_backbone(self, backbone: Backbone) -> None:
         self._backbone, self._lanes = backbone, Lanes(backbone, self._lane_count)
-        self.max_pass_tokens = self.max_pass_tokens or MAX_PASS_TOKENS_BY_DEVICE[backbone.device.type]
+        self.max_pass_tokens = self.max_pass_tokens or max_pass_tokens(backbone)
 
     def _cache_texts_ahead(self, rows: Rows, soft_prompts: SoftPrompts) -> None:
         """Compute, with all lanes, the keys and values that the backbone's store of texts lacks. All trials share the

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 _MAX_PACK_SIZE_BY_DEVICE = {"cpu": 16, "cuda": 64}
 _MEMORY_SHARE = 0.8  # the part of the free memory that trials may take
+_MAX_SOLO_COUNT = 4  # trials that train alone, side by side on one GPU
+# A trial that trains alone takes at most about this many times the memory of the model's weights: its frozen copy, its
+# own copy, gradients, the optimiser's two averages, and activations.
+_SOLO_MEMORY_FACTOR = 8
 
 
 def choose_pack_size(
@@ -47,6 +51,30 @@ def choose_pack_size(
         round_count = max(1, round(trials_per_device / pack_size))
         pack_size = math.ceil(trials_per_device / round_count)
     return max(1, min(pack_size, max_pack_size))
+
+
+def choose_solo_count(weight_bytes: float, memory_bytes: float) -> int:
+    """Return how many trials that train alone should run side by side on one GPU.
+
+    One trial by itself leaves a GPU waiting for the CPU most of the time.
+
+    Args:
+        weight_bytes: The size of the model's weights.
+        memory_bytes: The memory of the GPU that these trials may share.
+    """
+    fitting_count = math.floor(_MEMORY_SHARE * memory_bytes / (_SOLO_MEMORY_FACTOR * weight_bytes))
+    return max(1, min(_MAX_SOLO_COUNT, fitting_count))
+
+
+def solo_count_here(backbone: Backbone) -> int:
+    """Return `choose_solo_count` for the backbone's device; 1 if it is not a GPU."""
+    import torch
+
+    if backbone.device.type != "cuda":
+        return 1
+    weight_bytes = sum(weight.numel() * weight.element_size() for weight in backbone.model.parameters())
+    free_bytes, _ = torch.cuda.mem_get_info(backbone.device)
+    return choose_solo_count(weight_bytes, free_bytes + weight_bytes)
 
 
 def tokens_per_step(backbone: Backbone, config: TrialConfig, data: TaskData) -> float:

@@ -31,12 +31,13 @@ def prepare(
         If a check fails, only "error": what is wrong, in one line. Otherwise these entries:
         "configs": the resolved configurations;
         "pack_size": how many trials should share a backbone here;
+        "solo_count": how many trials that train alone should run side by side on a GPU here;
         "baselines": the zero-shot baselines;
         "problems": the errors of baselines that could not be scored.
     """
     from lopt import backbones, data
     from lopt.evaluation import measure_baselines
-    from lopt.pass_runner import MAX_PASS_TOKENS_BY_DEVICE
+    from lopt.pass_runner import max_pass_tokens
     from lopt.resolve import resolve
 
     set_threads(threads)
@@ -44,6 +45,7 @@ def prepare(
     baselines: list[dict[str, Any]] = []
     problems: list[str] = []
     step_token_counts: list[float] = []
+    solo_counts: list[int] = []
     pass_tokens, memory_tokens, device_type = 0, math.inf, "cpu"
     try:
         for config_values in configs:
@@ -59,9 +61,11 @@ def prepare(
             if config.shares_backbone:
                 step_token_counts.append(packing.tokens_per_step(backbone, config, task_data))
                 device_type = backbone.device.type
-                pass_tokens = MAX_PASS_TOKENS_BY_DEVICE[device_type]
+                pass_tokens = max_pass_tokens(backbone)
                 fitting_tokens = packing.tokens_in_memory(backbone, task_data, config.length or 0)
                 memory_tokens = min(memory_tokens, fitting_tokens)
+            else:
+                solo_counts.append(packing.solo_count_here(backbone))
     except (ValueError, OSError) as error:
         return {"error": to_one_line(error)}
     for index in baseline_indices:
@@ -78,6 +82,7 @@ def prepare(
     return {
         "configs": [config.to_dict() for config in resolved_configs],
         "pack_size": pack_size,
+        "solo_count": min(solo_counts, default=1),
         "baselines": baselines,
         "problems": problems,
     }
