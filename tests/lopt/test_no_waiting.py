@@ -10,8 +10,10 @@ import contextlib
 import copy
 import sys
 
+import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lopt import device, stacks
@@ -41,6 +43,23 @@ class CopyFinder(TorchDispatchMode):
         if len(devices) > 1:
             self.copies.append(str(function))
         return result
+
+
+class ListFinder(TorchFunctionMode):
+    """Notes lists that PyTorch itself copies to the device: as the index of a tensor, or to make a tensor of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.copies = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        makes_tensor = function in (torch.tensor, torch.as_tensor) and kwargs.get("device") == META
+        index = args[1] if function is torch.Tensor.__getitem__ and args[0].device == META else None
+        parts = index if isinstance(index, tuple) else (index,)
+        if makes_tensor or any(isinstance(part, list | np.ndarray) for part in parts):
+            self.copies.append(function.__name__)
+        return function(*args, **kwargs)
 
 
 def without_values(tensor):
@@ -106,8 +125,8 @@ def test_a_step_waits_for_nothing(folders, monkeypatch, family, placement, metho
             engine.admit(trial)
         failures = engine.update_trials()
         assert not failures
-        with CopyFinder() as finder:
+        with CopyFinder() as finder, ListFinder() as list_finder:
             failures = engine.update_trials()
         assert not failures
     assert finder.device_operation_count > 100
-    assert finder.copies == []
+    assert finder.copies + list_finder.copies == []
