@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import _common, _flops, gpu, limit, step
+from benchmarks import _common, _flops, _gpu_models, gpu, limit, step
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,7 +50,7 @@ def test_block_parameters_do_not_include_embeddings_and_head(name, millions):
     import torch
 
     with torch.device("meta"):
-        model, _ = gpu.build_model(name, dry=False)
+        model, _ = _gpu_models.build_model(name, dry=False)
     assert round(limit.count_block_weights(model) / 1e6) == millions
 
 
@@ -109,10 +109,13 @@ def test_without_a_gpu_only_a_dry_run_measures(tmp_path, capsys, monkeypatch):
     assert gpu.main([]) == 2
     assert capsys.readouterr().out.count("\n") == 1
     assert gpu.main(["--dry", "--processes", "", "--out", str(tmp_path)]) == 0
-    models = saved_result(tmp_path, "gpu")["models"]
-    assert set(models) == {"gpt2-large", "t5-base"}
-    for model in models.values():
+    results = [json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text().splitlines()]
+    measured = [(name, model) for result in results for name, model in result["models"].items()]
+    lengths_by_model = [(name, model["lengths"]) for name, model in measured]
+    assert lengths_by_model == [(name, kind) for name in ("gpt2-large", "t5-base") for kind in ("one", "sst2")]
+    for _, model in measured:
         assert {"our loop, one trial", "engine K=1", "engine K=2"} <= set(model["runs"])
+        assert model["form"].startswith("flat form")
 
 
 def test_the_result_of_a_smoke_test_is_saved_only_if_a_folder_is_given(monkeypatch, tmp_path):
