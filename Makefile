@@ -72,7 +72,7 @@ test-network: $(STAMP) ## run the tests that download
 # The machines borrow the packages of this environment. Their Ray needs the extra `cluster`.
 test-cluster: $(STAMP) ## run the tests that make several machines of namespaces (root on Linux, a quarter of an hour)
 	$(PIP) install --quiet -c constraints.txt -e ".[dev,cluster]"
-	$(call tier,cluster)
+	$(PY) -m pytest -m cluster -n 2 --dist loadfile
 
 lint: $(STAMP) ## run ruff (check and format) and mypy
 	$(PY) -m ruff check .

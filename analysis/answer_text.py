@@ -55,7 +55,7 @@ def answers(group: Group, recommendation: Recommendation, best_cell: Cell | None
             f"there is no answer, because the reference is no useful standard. The reference, {name}, reaches "
             f"{accuracy} % on the test examples, which is not more than the {no_prompt} % of the model without a "
             f"prompt. Shown to be above that: {above_text}.",
-            "no answer, because the mean accuracy of the reference is not above that without a prompt",
+            f"no answer, because the mean {group.score_name} of the reference is not above that without a prompt",
         )
     if recommendation.outcome == "nothing smaller":
         return (

@@ -88,7 +88,7 @@ def audit_text(audit: Audit) -> str | None:
             f"{audit.correlated_strata_count} {audit.stratum_kind}{'s' * (audit.correlated_strata_count != 1)}"
         )
         text += (
-            f" Among the trials that ran to the end, the accuracy at step {audit.first_rung:,} and the final accuracy "
+            f" Among the trials that ran to the end, the score at step {audit.first_rung:,} and the final score "
             f"have a rank correlation of {audit.correlation:.2f} (mean over {strata_text})."
         )
     return text

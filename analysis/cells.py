@@ -8,14 +8,16 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any, TypeVar
 
-from analysis import predictions
 from analysis.folders import short_names
 from analysis.group_sequential import SequentialDesign
 from analysis.load import Results
 from analysis.methods import method_label
 from analysis.records import Trial, grouped
 from analysis.runs import PlannedCell
-from analysis.stats import Estimate, estimate, estimate_from_scores
+from analysis.scores import common_metric, estimate_score
+from analysis.stats import Estimate
+from analysis.winners import possible_winners
+from lopt import metrics
 from lopt.low_rank import LowRank
 
 BACKBONE_LABELS = {"embedded": "SmolLM2-135M-Instruct"}  # "embedded" would tell a reader of the report nothing
@@ -32,10 +34,11 @@ class Cell:
         is_planned: whether the cell is in a run's plan.
         confirmed_trials: one for each seed of one configuration. Several configurations (such as two learning rates)
             may have confirmed seeds, after a longer search or because runs are pooled. Then only the configuration that
-            did best in the search counts (`_possible_winners`, the sweep's own rule).
+            did best in the search counts (`possible_winners`, the sweep's own rule).
         lost_seed_count: number of confirm trials of this configuration that ended without a result. If no configuration
             is confirmed, the confirm trials of all configurations are counted.
-        accuracy: the confirmed test accuracy, with its interval.
+        accuracy: the confirmed test score by `metric`, which is accuracy in most runs, with its interval.
+        metric: name of the metric by which the group's trials are compared.
         config: fields of TrialConfig, of the first confirmed trial, else of the first trial, else of the plan.
     """
 
@@ -50,6 +53,12 @@ class Cell:
     lost_seed_count: int
     accuracy: Estimate | None
     config: Mapping[str, Any] = field(default_factory=dict)
+    metric: str = metrics.ACCURACY
+
+    @cached_property
+    def plain_accuracy(self) -> Estimate | None:
+        """The confirmed test accuracy, whatever the metric, for comparisons with published accuracies."""
+        return self.accuracy if self.metric == metrics.ACCURACY else estimate_score(self.confirmed_trials, "accuracy")
 
     @property
     def label(self) -> str:
@@ -82,7 +91,7 @@ class Cell:
     @property
     def is_winner_confirmed(self) -> bool:
         """Whether the confirmed seeds are those of the best search trial. True if there is no search trial."""
-        best_search_trial = next(iter(_possible_winners(self.trials)), None)
+        best_search_trial = next(iter(possible_winners(self.trials)), None)
         if best_search_trial is None:
             return True
         return best_search_trial.configuration in {trial.configuration for trial in self.confirmed_trials}
@@ -102,7 +111,7 @@ class Cell:
     @property
     def best_search_score(self) -> float | None:
         """Selection score of the best search trial. As the best of many, it is often above that of other seeds."""
-        return max((trial.selection_score or 0.0 for trial in _possible_winners(self.trials)), default=None)
+        return max((trial.selection_score or 0.0 for trial in possible_winners(self.trials)), default=None)
 
     @property
     def missing_accuracy_text(self) -> str:
@@ -123,7 +132,9 @@ class Group:
         backbone_name, task_title: what the report calls the backbone and the task.
         task_name: the task's short name, for names of files.
         reference_fields: the values of fields of TrialConfig by which the group's first run declares its reference.
-        zero_shot_accuracy: the accuracy of the model without a prompt ("no prompt"), on the same test examples.
+        metric: name of the metric by which its cells are compared: that by which most of its trials were selected.
+        zero_shot_accuracy: the score by this metric of the model without a prompt ("no prompt"), on the same test
+            examples. majority_accuracy: that of the majority class.
         margin: difference in accuracy (a fraction) within which a smaller cell is as good as the reference.
         low_rank: how low-rank a confirmed prompt is, by the trial's key.
         design: the looks, if seeds are added until it is decided; else None.
@@ -143,6 +154,12 @@ class Group:
     margin: float
     low_rank: Mapping[str, LowRank]
     design: SequentialDesign | None = None
+    metric: str = metrics.ACCURACY
+
+    @property
+    def score_name(self) -> str:
+        """What texts call the score, such as "accuracy"."""
+        return metrics.title(self.metric)
 
     @property
     def backbone_title(self) -> str:
@@ -222,7 +239,8 @@ def _build_group(members: Sequence[PlannedCell | Trial], results: Results, names
     members = [
         _with_shape_of_trials(member, trials) if isinstance(member, PlannedCell) else member for member in members
     ]
-    cells = tuple(_build_cell(cell_members, results) for cell_members in grouped(members, _cell_key).values())
+    metric = common_metric(members)
+    cells = tuple(_build_cell(cell_members, results, metric) for cell_members in grouped(members, _cell_key).values())
     split_and_size_counts = Counter(
         (trial.test_split, trial.test_n) for cell in cells for trial in cell.confirmed_trials
     )
@@ -233,8 +251,9 @@ def _build_group(members: Sequence[PlannedCell | Trial], results: Results, names
         if (baseline.backbone, baseline.task) == (first_member.backbone, first_member.task)
         and (split_and_size is None or (baseline.test_split, baseline.test_n) == split_and_size)
     ]
-    majority_accuracies = [baseline.majority_accuracy for baseline in baselines]
-    majority_accuracies += [trial.majority_accuracy for trial in trials if trial.is_confirmed]
+    majority_scores = [baseline.score("majority", metric) for baseline in baselines]
+    if metric == metrics.ACCURACY:
+        majority_scores += [trial.majority_accuracy for trial in trials if trial.is_confirmed]
     return Group(
         backbone=first_member.backbone,
         task=first_member.task,
@@ -245,11 +264,12 @@ def _build_group(members: Sequence[PlannedCell | Trial], results: Results, names
         cells=cells,
         trials=trials,
         reference_fields=reference_fields,
-        zero_shot_accuracy=_first_known(baseline.zero_shot_accuracy for baseline in baselines),
-        majority_accuracy=_first_known(majority_accuracies),
+        zero_shot_accuracy=_first_known(baseline.score("zero_shot", metric) for baseline in baselines),
+        majority_accuracy=_first_known(majority_scores),
         margin=results.margin,
         low_rank={key: low_rank for run in reversed(results.runs) for key, low_rank in run.low_rank.items()},
         design=results.design,
+        metric=metric,
     )
 
 
@@ -271,14 +291,14 @@ def _cell_key(member: PlannedCell | Trial) -> tuple[str, str, int | None, int | 
     return name, member.method, member.length, member.rank
 
 
-def _build_cell(members: Sequence[PlannedCell | Trial], results: Results) -> Cell:
+def _build_cell(members: Sequence[PlannedCell | Trial], results: Results, metric: str) -> Cell:
     trials = [member for member in members if isinstance(member, Trial)]
     confirmed_by_configuration = grouped(
         (trial for trial in trials if trial.is_confirmed),
         lambda trial: (trial.configuration, trial.test_split, trial.test_n),
     )
-    possible_winners = _possible_winners(trials)
-    search_place_by_configuration = {trial.configuration: -i for i, trial in reversed([*enumerate(possible_winners)])}
+    winners = possible_winners(trials)
+    search_place_by_configuration = {trial.configuration: -i for i, trial in reversed([*enumerate(winners)])}
 
     def preference(seed_trials: list[Trial]) -> tuple[object, ...]:
         score = _mean_of_known(trial.selection_score for trial in seed_trials) or 0.0
@@ -302,41 +322,10 @@ def _build_cell(members: Sequence[PlannedCell | Trial], results: Results) -> Cel
         lost_seed_count=sum(
             not confirmed_configurations or trial.configuration in confirmed_configurations for trial in lost_trials
         ),
-        accuracy=estimate_accuracy(confirmed_trials),
+        accuracy=estimate_score(confirmed_trials, metric),
         config=results.config([*confirmed_trials, *trials, *members][0]),
+        metric=metric,
     )
-
-
-def estimate_accuracy(confirmed_trials: Sequence[Trial], level: float = 0.025) -> Estimate | None:
-    """Estimate the accuracy from the predictions if all seeds have them.
-
-    Otherwise estimate it from the accuracies of the seeds alone, with a wider interval. `level` is as in `estimate`.
-    """
-    accuracies = [trial.test_accuracy for trial in confirmed_trials if trial.test_accuracy is not None]
-    if not accuracies:
-        return None
-    correct_SN = predictions.correct_by_trial(confirmed_trials) if len(accuracies) > 1 else None
-    return (
-        estimate(accuracies, confirmed_trials[0].test_n or 0, level)
-        if correct_SN is None
-        else estimate_from_scores(correct_SN, level=level)
-    )
-
-
-def _possible_winners(trials: Iterable[Trial]) -> list[Trial]:
-    """Return the search trials that could be the winner of their cell, the winner first, by the rule of
-    `sweeps.search.winners.winner`."""
-    ended_trials = [trial for trial in trials if trial.phase == "search" and trial.status in ("complete", "stopped")]
-    candidates = [trial for trial in ended_trials if trial.selection_score is not None]
-    uses_held_out_part = all(trial.has_held_out_score for trial in candidates if trial.status == "complete")
-
-    def sort_key(trial: Trial) -> tuple[bool, float, float, str]:
-        score, loss = trial.evaluation_score, trial.evaluation_loss
-        if uses_held_out_part and trial.status == "complete":
-            score, loss = trial.selection_score, trial.selection_loss
-        return trial.status == "complete", score or 0.0, -(loss or 0.0), trial.key
-
-    return sorted(candidates, key=sort_key, reverse=True)
 
 
 def _first_known(numbers: Iterable[Number | None]) -> Number | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from analysis.cells import Cell, Group
 from analysis.published import POINTS, Point
 from analysis.registry import Info
-from analysis.render import ACCURACY_TITLE, Column, Table, interval
+from analysis.render import Column, Table, interval, score_title
 from analysis.stats import BOLD_NOTE, Estimate, clear_best_index, intervals_note, wilson_interval
 
 
@@ -55,12 +55,12 @@ def compare_with_published(group: Group | None, cell: Cell | None, point: Point)
     """
     if group is None or cell is None or not cell.trials:
         return PublishedComparison(difference=None, verdict="not run")
-    if cell.accuracy is None:
+    if cell.plain_accuracy is None:
         return PublishedComparison(difference=None, verdict="not confirmed")
     reason = obstacle(group, cell, point) or _size_obstacle(cell, point)
     if reason or point.split_size is None:
         return PublishedComparison(difference=None, verdict=f"not comparable: {reason}", obstacle=reason)
-    our_accuracy, their_accuracy = cell.accuracy, point.accuracy_percent / 100
+    our_accuracy, their_accuracy = cell.plain_accuracy, point.accuracy_percent / 100
     low, high = wilson_interval(their_accuracy, point.split_size)
     difference = our_accuracy.mean - their_accuracy
     half_widths = (
@@ -128,7 +128,7 @@ class Row:
     @property
     def our_accuracy(self) -> Estimate | None:
         """Our test accuracy; None without a confirmed trial."""
-        return self.cell.accuracy if self.cell else None
+        return self.cell.plain_accuracy if self.cell else None
 
     @property
     def our_parameters(self) -> int | None:
@@ -165,7 +165,7 @@ def comparison_table(
         caption=f"{caption}, and our results: {info.group.title}",
         columns=(
             *columns,
-            Column(title=f"our {ACCURACY_TITLE}", csv_name="ours % [95 % CI] (N)"),
+            Column(title=f"our {score_title('accuracy')}", csv_name="ours % [95 % CI] (N)"),
             Column(title="difference, percentage points", csv_name="difference, pp"),
             Column(title="verdict", align="left"),
         ),

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from analysis import predictions
 from analysis.cells import Cell, Group
 from analysis.looks import CellCourse, Courses, run_looks
 from analysis.methods import FULL_PROMPT, method_label
-from analysis.noninferiority import Difference, Verdict, estimate_difference, verdicts
+from analysis.noninferiority import Difference, Verdict, verdicts
 from analysis.records import Trial
 from analysis.registry import Missing
+from analysis.scores import score_difference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,10 +127,16 @@ def courses(group: Group) -> Courses[Cell] | None:
         group.design,
         sorted(cells, key=lambda cell: (cell.trainable_parameters or 0, cell.name)),
         size_of=lambda cell: cell.trainable_parameters or 0,
-        is_confirmed=lambda cell: bool(cell.confirmed_trials),
+        is_confirmed=lambda cell: bool(cell.confirmed_trials) or _awaits_first_seeds(cell),
         is_ready=lambda cell, seeds: None not in (_trials_at(cell, seeds), _trials_at(reference, seeds)),
         difference_at=lambda cell, seeds: _difference_at(cell, reference, seeds),
     )
+
+
+def _awaits_first_seeds(cell: Cell) -> bool:
+    """Return whether the first confirm trials of a planned cell are still to come, after its search."""
+    is_search_lost = bool(cell.trials) and cell.best_trial is None
+    return cell.is_planned and not is_search_lost and all(trial.phase == "search" for trial in cell.trials)
 
 
 def _trials_at(cell: Cell, seeds: int) -> list[Trial] | None:
@@ -151,7 +157,7 @@ def _trials_at(cell: Cell, seeds: int) -> list[Trial] | None:
 
 def _difference_at(cell: Cell, reference: Cell, seeds: int) -> Difference | None:
     """Return the difference with the first so many seeds of both cells; None if it cannot be known."""
-    return _accuracy_difference(_trials_at(cell, seeds) or [], _trials_at(reference, seeds) or [])
+    return score_difference(_trials_at(cell, seeds) or [], _trials_at(reference, seeds) or [], cell.metric)
 
 
 def _compare_at_looks(group: Group) -> tuple[Comparison, ...]:
@@ -192,11 +198,8 @@ def _compare_once(cells: Sequence[Cell], reference: Cell, margin: float) -> tupl
 
 
 def accuracy_difference(cell: Cell, reference: Cell) -> Difference | None:
-    """Return the cell's accuracy minus that of the reference. Return None unless both have at least two seeds and
-    predictions of the same examples."""
-    return _accuracy_difference(cell.confirmed_trials, reference.confirmed_trials)
-
-
-def _accuracy_difference(*trials_of_both: Sequence[Trial]) -> Difference | None:
-    correct_matrices = predictions.correct_by_group(*trials_of_both) if min(map(len, trials_of_both)) > 1 else None
-    return estimate_difference(correct_matrices[0], correct_matrices[1]) if correct_matrices else None
+    """Return the cell's score minus that of the reference. Return None unless both have at least two seeds and
+    predictions of the same examples, and the same metric."""
+    if cell.metric != reference.metric:
+        return None
+    return score_difference(cell.confirmed_trials, reference.confirmed_trials, cell.metric)

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 
 from analysis import predictions
 from analysis.cells import Cell, Group
+from analysis.pseudo_values import value_span
 from analysis.stats import Z95, guard_variance, seed_variances, wilson_interval
+from lopt import metrics
+from lopt.metrics import ACCURACY
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,23 +110,31 @@ def draw_accuracies(cells: Sequence[Cell], draw_count: int = DRAW_COUNT, seed: i
     if lone := [cell.label for cell in cells if not has_draws(cell)]:
         raise ValueError(f"{', '.join(lone)}: need two confirmed seeds of every cell")
     generator = np.random.default_rng(seed)
-    correct_matrices = predictions.correct_by_group(*(cell.confirmed_trials for cell in cells))
-    if correct_matrices is not None:
-        return draw_mean_scores(correct_matrices, generator, draw_count)
+    metric = cells[0].metric if cells else ACCURACY
+    matrices = predictions.values_by_group(*(cell.confirmed_trials for cell in cells), metric=metric)
+    if matrices is not None:
+        return draw_mean_scores(matrices, generator, draw_count, value_span(metrics.get(metric), *matrices))
     columns = []
     for cell in cells:
-        accuracies_S = np.array([trial.test_accuracy or 0.0 for trial in cell.confirmed_trials])
-        mean, test_n = float(accuracies_S.mean()), cell.confirmed_trials[0].test_n or 1
-        low, high = wilson_interval(mean, test_n)
-        errors_of_seeds = _seed_errors(len(accuracies_S), generator, draw_count)
-        standard_error_of_seeds = accuracies_S.std(ddof=1) / math.sqrt(len(accuracies_S))
-        errors_of_examples = generator.normal(0, (high - low) / (2 * Z95), draw_count)
+        scores_S = np.array([trial.test_score(metric) or 0.0 for trial in cell.confirmed_trials])
+        mean, test_n = float(scores_S.mean()), cell.confirmed_trials[0].test_n or 1
+        errors_of_seeds = _seed_errors(len(scores_S), generator, draw_count)
+        standard_error_of_seeds = scores_S.std(ddof=1) / math.sqrt(len(scores_S))
+        if metric == ACCURACY:
+            low, high = wilson_interval(mean, test_n)
+            error_of_examples = (high - low) / (2 * Z95)
+        else:  # the largest error that a mean of such scores can have
+            error_of_examples = metrics.get(metric).span / 2 / math.sqrt(test_n)
+        errors_of_examples = generator.normal(0, error_of_examples, draw_count)
         columns.append(mean + standard_error_of_seeds * errors_of_seeds + errors_of_examples)
     return np.stack(columns, axis=1)
 
 
 def draw_mean_scores(
-    score_matrices: Sequence[np.ndarray], generator: np.random.Generator, draw_count: int = DRAW_COUNT
+    score_matrices: Sequence[np.ndarray],
+    generator: np.random.Generator,
+    draw_count: int = DRAW_COUNT,
+    span: float = 1.0,
 ) -> np.ndarray:
     """Draw mean scores of cells that other seeds and other examples might have given.
 
@@ -142,6 +153,7 @@ def draw_mean_scores(
             examples in the same order.
         generator: source of the random draws.
         draw_count: number of draws.
+        span: the largest possible difference between two scores.
 
     Returns:
         Mean scores, `[draws, cells]`.
@@ -162,7 +174,7 @@ def draw_mean_scores(
         seed_variance, variance_on_one_example = seed_variances(scores_SN)
         variance = (seed_variance - variance_on_one_example / example_count) / seed_count
         mean_scores_DC[:, i] += math.sqrt(max(0.0, variance)) * _seed_errors(seed_count, generator, draw_count)
-    guard = generator.normal(0, math.sqrt(guard_variance(example_count) / 2), mean_scores_DC.shape)
+    guard = generator.normal(0, math.sqrt(guard_variance(example_count, span) / 2), mean_scores_DC.shape)
     return mean_scores_DC + guard
 
 

@@ -21,6 +21,7 @@ from analysis.looks_text import ending_sentences
 from analysis.low_rank import low_rank_details
 from analysis.recommendation import KIND_LEVEL, Recommendation, recommend
 from analysis.render import bounds, percent
+from lopt.metrics import ACCURACY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +100,7 @@ def _details(group: Group, recommendation: Recommendation, best_cell: Cell | Non
         position = "No confirmed cell is smaller." if is_smallest else _position_text(group, recommendation)
         details.append(
             f"{cell.label} minus the reference: {difference_text(comparison)} on the same test examples. {position} "
-            "Because this test chose the cell, its test accuracy may be a little too high."
+            f"Because this test chose the cell, its test {group.score_name} may be a little too high."
         )
         if reference and no_prompt is not None and not group.is_above_no_prompt(reference):
             details.append(
@@ -111,7 +112,8 @@ def _details(group: Group, recommendation: Recommendation, best_cell: Cell | Non
     if reference:
         details += _reference_texts(group, recommendation, reference)
     if recommendation.outcome == "weak reference":
-        details.append(f"A cell is shown to be above the accuracy without a prompt {_above_tests_text(group)}.")
+        no_prompt_text = f"the {group.score_name} without a prompt"
+        details.append(f"A cell is shown to be above {no_prompt_text} {_above_tests_text(group)}.")
     if reference and best_cell and best_cell is not cell and best_cell is not reference:
         details.append(best_text(best_cell))
     if chosen_cell := cell or best_cell:
@@ -136,7 +138,7 @@ def _position_text(group: Group, recommendation: Recommendation) -> str:
     if not passed_over:
         return "It is the smallest cell for which this is shown."
     is_reference_above = recommendation.reference and group.is_above_no_prompt(recommendation.reference)
-    above, not_above = ("whose mean accuracy is above", "above no prompt")
+    above, not_above = (f"whose mean {group.score_name} is above", "above no prompt")
     if not is_reference_above:
         above, not_above = ("which is shown to be above", "shown to be above no prompt")
     return (
@@ -182,7 +184,8 @@ def _tests_text(group: Group, recommendation: Recommendation) -> str:
     return (
         f"{beginning}tests over seeds and examples. One test is for being worse by less than {margin}, which is called "
         f'"as good". The other is for being worse by more than {margin}. Each has a level of {level}.{correction} So '
-        f"the chance that {result} is wrong is at most {200 * KIND_LEVEL:g} %. Accuracy does not choose the reference: "
+        f"the chance that {result} is wrong is at most {200 * KIND_LEVEL:g} %. Its score does not choose the "
+        "reference: "
         f"the space declares it ({declared_text(group)}). In tables and figures it is called "
         f"{recommendation.tested[0].reference.label}."
     )
@@ -210,7 +213,8 @@ def _verdict_texts(group: Group, recommendation: Recommendation) -> list[str]:
     if recommendation.outcome == "untested":
         cells = (*filter(None, (recommendation.reference,)), *recommendation.untested)
         accuracies = [f"{cell.label} {accuracy_text(cell)} {bounds(cell.accuracy)}" for cell in cells if cell.accuracy]
-        texts.append(f"Test accuracies with 95 % intervals, which no test compares: {listed(accuracies)}.")
+        name = "Test accuracies" if group.metric == ACCURACY else f"Test scores ({group.score_name})"
+        texts.append(f"{name} with 95 % intervals, which no test compares: {listed(accuracies)}.")
     if recommendation.tested and recommendation.untested:
         labels = listed([cell.label for cell in recommendation.untested])
         texts.append(f"Not tested, for lack of two seeds or of predictions on the same test examples: {labels}.")
@@ -230,7 +234,8 @@ def _reference_texts(group: Group, recommendation: Recommendation, reference: Ce
         )
     other_cells = [cell for cell in group.confirmed_cells if cell is not reference]
     if len(other_cells) > 1 and all(mean_accuracy(cell) > mean_accuracy(reference) for cell in other_cells):
-        texts.append(f"The reference has the lowest test accuracy of all {len(other_cells) + 1} confirmed cells.")
+        cells_text = f"all {len(other_cells) + 1} confirmed cells"
+        texts.append(f"The reference has the lowest test {group.score_name} of {cells_text}.")
     return texts
 
 
@@ -238,7 +243,7 @@ def _baselines_text(group: Group) -> str:
     """Return the accuracies that need no training, as far as they are known."""
     baselines = {"without a prompt": group.zero_shot_accuracy, "for the majority class": group.majority_accuracy}
     accuracies = [f"{percent(accuracy)} % {name}" for name, accuracy in baselines.items() if accuracy is not None]
-    return f"For comparison, the accuracy is {' and '.join(accuracies)}." if accuracies else ""
+    return f"For comparison, the {group.score_name} is {' and '.join(accuracies)}." if accuracies else ""
 
 
 def _selection_data_text(cell: Cell) -> str:

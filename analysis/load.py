@@ -188,7 +188,7 @@ def declaration_warnings(results: Results) -> list[str]:
 
 
 def _result_scores(trial: Trial) -> tuple[float | None, float | None]:
-    return trial.test_accuracy, trial.selection_score
+    return trial.test_score(trial.metric), trial.selection_score
 
 
 def _should_replace(trial: Trial, earlier_trial: Trial) -> bool:

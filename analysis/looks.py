@@ -131,7 +131,7 @@ def run_looks(
         is_ready: returns whether a cell and the reference have so many seeds.
         difference_at: returns the difference of a cell from the reference with so many seeds of both, or None if it
             cannot be known.
-        is_confirmed: returns whether a cell has any seed.
+        is_confirmed: returns whether a cell has any seed, or will get its first ones.
     """
     courses = Courses(all=[CellCourse(cell=cell, size=size_of(cell)) for cell in cells])
     for course in courses.all:

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
 
-from analysis.cells import Cell, Group, estimate_accuracy
+from analysis.cells import Cell, Group
 from analysis.methods import method_label
 from analysis.records import Trial, grouped
 from analysis.registry import Missing
 from analysis.render import bounds, percent
+from analysis.scores import estimate_score
 from analysis.stats import Estimate, estimate
 from lopt.low_rank import LowRank
+from lopt.metrics import ACCURACY
 
 FACTORED = "lopt1"  # the method whose prompt has rank r from the start
 
@@ -74,7 +76,8 @@ class FullPromptRank:
     def uncut_accuracy(self) -> Estimate:
         """The accuracy of the whole prompts of the seeds whose cuts were scored."""
         keys = {seed.key for seed in self.cut_seeds}
-        accuracy = estimate_accuracy([trial for trial in self.cell.confirmed_trials if trial.key in keys])
+        trials = [trial for trial in self.cell.confirmed_trials if trial.key in keys]
+        accuracy = estimate_score(trials, ACCURACY)
         assert accuracy
         return accuracy
 
@@ -131,7 +134,7 @@ def _fits(low_rank: LowRank, trial: Trial) -> bool:
 def _factored_accuracies(group: Group, length: int | None) -> tuple[tuple[int, Estimate], ...]:
     ranks = {cell.rank for cell in group.confirmed_cells if (cell.method, cell.length) == (FACTORED, length)}
     cells_by_rank = {rank: group.find(FACTORED, length, rank) for rank in sorted(filter(None, ranks))}
-    return tuple((rank, cell.accuracy) for rank, cell in cells_by_rank.items() if cell and cell.accuracy)
+    return tuple((rank, cell.plain_accuracy) for rank, cell in cells_by_rank.items() if cell and cell.plain_accuracy)
 
 
 def low_rank_details(group: Group) -> list[str]:

@@ -38,9 +38,9 @@ def measured_noise(group: Group) -> Noise | None:
     if len(cells) < 2:
         return None
     examples = cells[0].confirmed_trials[0].test_n or 1
-    accuracies_by_cell = [[trial.test_accuracy or 0.0 for trial in cell.confirmed_trials] for cell in cells]
+    accuracies_by_cell = [[trial.test_score(cell.metric) or 0.0 for trial in cell.confirmed_trials] for cell in cells]
     total_variance = _pooled([(variance(accuracies), len(accuracies) - 1) for accuracies in accuracies_by_cell])
-    scores_or_none = [predictions.correct_by_trial(cell.confirmed_trials) for cell in cells]
+    scores_or_none = [predictions.values_by_trial(cell.confirmed_trials, cell.metric) for cell in cells]
     scores = [scores_SN for scores_SN in scores_or_none if scores_SN is not None]
     on_one_example = (
         _pooled([(_variance_on_one_example(scores_SN), len(scores_SN) - 1) for scores_SN in scores]) if scores else 0.0
@@ -94,7 +94,8 @@ def _variance_of_differences(compared: Sequence[Comparison]) -> tuple[float, flo
     not_worse = [comparison for comparison in compared if comparison.verdict.outcome != "inferior"]
     values = []
     for comparison in not_worse or compared:
-        pair = predictions.correct_by_group(comparison.cell.confirmed_trials, comparison.reference.confirmed_trials)
+        cell, reference = comparison.cell, comparison.reference
+        pair = predictions.values_by_group(cell.confirmed_trials, reference.confirmed_trials, metric=cell.metric)
         if pair:
             examples = pair[0].shape[1]
             explained_variance = sum(_variance_on_one_example(scores) / len(scores) for scores in pair)

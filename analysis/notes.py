@@ -15,7 +15,7 @@ from analysis.methods import method_label
 from analysis.optimism import surprise_texts
 from analysis.records import Trial, grouped
 from analysis.runs import Run
-from lopt.settings import METRICS
+from lopt import metrics
 
 _SEPARATE_REPORTS = "make a separate report of each run"
 
@@ -89,7 +89,7 @@ def _unusable_predictions_text(group: Group, has_several_groups: bool) -> str | 
     affected_cells = [cell for cell in cells if any(trial.key in unusable_keys for trial in cell.confirmed_trials)]
     effects = []
     if cells_of_several_seeds := [cell for cell in affected_cells if len(cell.confirmed_trials) > 1]:
-        effects.append(f"intervals come from the seeds' accuracies alone ({_labels(cells_of_several_seeds)})")
+        effects.append(f"intervals come from the seeds' scores alone ({_labels(cells_of_several_seeds)})")
     if reference and len(reference.confirmed_trials) > 1:
         cells_without_test = cells if reference in affected_cells else affected_cells
         if untested_cells := [cell for cell in cells_without_test if cell is not reference]:
@@ -200,7 +200,7 @@ def _different_weights_text(group: Group) -> str | None:
 
 def _different_metrics_text(group: Group) -> str | None:
     """Name the metrics if the trials of pooled runs were selected by different ones."""
-    metric_names = sorted({METRICS.get(trial.metric, trial.metric) for trial in group.trials})
+    metric_names = sorted({metrics.title(trial.metric) for trial in group.trials})
     if len(metric_names) < 2:
         return None
     return (
@@ -211,17 +211,19 @@ def _different_metrics_text(group: Group) -> str | None:
 
 def _selection_metric_text(group: Group) -> str | None:
     """Say by which metric trials are selected, unless it is accuracy for all of them."""
-    metrics = sorted({METRICS.get(trial.metric, trial.metric) for trial in group.trials} - {METRICS["accuracy"]})
-    if not metrics:
+    titles = sorted({metrics.title(trial.metric) for trial in group.trials if trial.metric != metrics.ACCURACY})
+    if not titles:
         return None
-    if any(trial.metric == "accuracy" for trial in group.trials) or len(metrics) > 1:
+    if len({trial.metric for trial in group.trials}) > 1:
         return (
-            f"For {group.title}, some trials are selected by {' or '.join(metrics)} on the held-out data and "
+            f"For {group.title}, some trials are selected by {' or '.join(titles)} on the held-out data and "
             f"others by another metric. These scores cannot be compared: {_SEPARATE_REPORTS}."
         )
     return (
-        f"For {group.title}, steps, trials and settings are selected by {metrics[0]} on the held-out data. "
-        f"Wherever this page says held-out accuracy, read {metrics[0]}. Test accuracy and optimism are plain accuracy."
+        f"For {group.title}, steps, trials and settings are selected by {titles[0]}. Cells are compared by it, too, "
+        "and it is given in percent. Where it is not a mean over examples, intervals and tests use jackknife pseudo-values "
+        "of the examples; where examples belong together, they use those of the clusters. Only the optimism, the "
+        "accuracy after a cut to a lower rank, and comparisons with published numbers are about plain accuracy."
     )
 
 

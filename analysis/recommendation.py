@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from analysis.cells import Cell, Group, estimate_accuracy
+from analysis.cells import Cell, Group
 from analysis.comparisons import Comparison, comparisons, pending_reference, reference_cell, smaller_cells
 from analysis.noninferiority import KIND_LEVEL, correct_p_values
 from analysis.registry import Missing
+from analysis.scores import estimate_score
 
 Outcome = Literal[
     "nothing confirmed",
@@ -122,7 +123,7 @@ def _shown_above_no_prompt(group: Group) -> tuple[Cell, ...]:
     if no_prompt is None or not cells:
         return ()
     test_count = len(cells) * (len(group.design.looks) if group.design else 1)
-    estimates = [estimate_accuracy(cell.confirmed_trials, KIND_LEVEL / test_count) for cell in cells]
+    estimates = [estimate_score(cell.confirmed_trials, cell.metric, KIND_LEVEL / test_count) for cell in cells]
     return tuple(cell for cell, value in zip(cells, estimates, strict=True) if value and value.low > no_prompt)
 
 

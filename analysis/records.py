@@ -21,7 +21,7 @@ from analysis.json_fields import (
 )
 from lopt.field_types import FieldType, field_types
 from lopt.migrations import LATER_OPTIONS, LATER_SETTINGS, SCHEMA_VERSION, drop_later_defaults, migrate
-from lopt.records import PHASES, STATUSES, TrialRecord
+from lopt.records import OWN_FIELDS, PHASES, STATUSES, TrialRecord
 from lopt.settings import TrialSettings
 
 Item = TypeVar("Item")
@@ -63,6 +63,7 @@ class Trial:
             for selection_accuracy, selection_loss and selection_n.
         evaluation_score, evaluation_loss: the score and the loss of the best evaluation.
         has_held_out_score: whether the trial was scored on the whole held-out part.
+        test_scores: scores on the reported split by the metrics that have no field of their own, as (name, score).
         scored_on: what decides which examples the trial is scored on. Two trials with equal values have the same ones.
         holdout: where the examples for selection come from: "train" or "validation".
         data_revision, model_revision: fingerprints of a task or model whose content may change under its name.
@@ -111,6 +112,7 @@ class Trial:
     has_held_out_score: bool
     test_accuracy: float | None
     test_macro_f1: float | None
+    test_scores: tuple[tuple[str, float], ...]
     test_n: int | None
     test_split: str | None
     test_split_size: int | None
@@ -142,6 +144,12 @@ class Trial:
         on the reported split."""
         is_finished_confirm_trial = self.phase == "confirm" and self.status == "complete"
         return is_finished_confirm_trial and bool(self.test_n and self.test_accuracy is not None)
+
+    def test_score(self, metric: str) -> float | None:
+        """Return the score on the reported split by this metric; None if the record does not have it."""
+        if metric in OWN_FIELDS:
+            return self.test_accuracy if metric == "accuracy" else self.test_macro_f1
+        return dict(self.test_scores).get(metric)
 
     @property
     def is_finished_search(self) -> bool:
@@ -185,7 +193,7 @@ def trial_from_record(record: dict[str, Any], run: str = "") -> Trial:
             raise ValueError(f"`{name}` is {short_repr(record.get(name))}, not {', '.join(valid[:-1])} or {valid[-1]}")
     trial_fields = {**_read_common_fields(config, TrialSettings), **_read_common_fields(record, TrialRecord)}
     metric, accuracy = trial_fields["metric"], trial_fields["selection_accuracy"]
-    held_out_scores = {name: get_fraction(record, f"held_out_{name}") for name in ("accuracy", "macro_f1")}
+    held_out_scores = _scores_by_metric(record, "held_out")
     evaluations = tuple(_parse_evaluation(source, metric) for source in get_objects(record, "evaluations"))
     best_step = get_integer(record, "selection_step")
     best_scores = (evaluation.selection_score for evaluation in evaluations if evaluation.step == best_step)
@@ -202,6 +210,7 @@ def trial_from_record(record: dict[str, Any], run: str = "") -> Trial:
         "configuration": _configuration_hash(config),
         "trainable_parameters": get_integer(record, "trainable_parameters", minimum=1),
         "selection_score": accuracy if metric == "accuracy" else next(best_scores, None),
+        "test_scores": tuple(_other_scores(record, "test").items()),
         "scored_on": _scored_examples(record, config, trial_fields["holdout"]),
         "truncated_count": sum(truncated_count_by_part.values()),
         "test_truncated_count": truncated_count_by_part.get("test", 0),
@@ -280,10 +289,21 @@ def _parse_evaluation(source: dict[str, Any], metric: str) -> Evaluation:
     return Evaluation(
         step=get_integer(source, "step") or 0,
         selection_accuracy=get_fraction(source, "selection_accuracy"),
-        selection_score=get_fraction(source, f"selection_{metric}"),
+        selection_score=_scores_by_metric(source, "selection").get(metric),
         top_class_share=get_fraction(source, "top_class_share"),
         predictions=get_optional_text(source, "predictions"),
     )
+
+
+def _scores_by_metric(source: dict[str, Any], part: str) -> dict[str, float | None]:
+    """Return the scores on a part of the data ("selection", "held_out" or "test") by the metric's name."""
+    return {**{name: get_fraction(source, f"{part}_{name}") for name in OWN_FIELDS}, **_other_scores(source, part)}
+
+
+def _other_scores(source: dict[str, Any], part: str) -> dict[str, float]:
+    """Return the scores by those metrics that have no field of their own."""
+    scores = get_optional_object(source, f"{part}_scores")
+    return {name: value for name in scores if (value := get_number(scores, name)) is not None}
 
 
 def _scored_examples(record: dict[str, Any], config: dict[str, Any], holdout: str) -> tuple[object, ...]:

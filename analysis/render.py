@@ -34,12 +34,16 @@ def number_columns(*titles: str) -> tuple[Column, ...]:
 
 # Parts of a column's title. The no-break spaces keep each part on one line.
 INTERVAL_TITLE = "[95\u00a0%\u00a0interval]"
-ACCURACY_TITLE = f"test accuracy, % {INTERVAL_TITLE} (N\u00a0seeds)"  # where `interval` writes the texts
 
 
-def accuracy_column(text: Callable[[Any], str]) -> Column:
-    """Return the column of test accuracies. `text` has to write them with `interval`, as the title says."""
-    return Column(title=ACCURACY_TITLE, csv_name="test % [95 % CI] (N)", text=text)
+def score_title(score_name: str) -> str:
+    """Return the title of a column of test scores, where `interval` writes the texts."""
+    return f"test {score_name}, % {INTERVAL_TITLE} (N\u00a0seeds)"
+
+
+def score_column(score_name: str, text: Callable[[Any], str]) -> Column:
+    """Return the column of test scores. `text` has to write them with `interval`, as the title says."""
+    return Column(title=score_title(score_name), csv_name="test % [95 % CI] (N)", text=text)
 
 
 def parameters_column(text: Callable[[Any], str]) -> Column:

@@ -1,5 +1,7 @@
 """Turn runs into tables, figures and one page: `python analysis/report.py [RUN ...] [--out DIR]`.
 
+`python analysis/report.py RUN --watch` serves a page that shows a run while it goes on (`analysis/watching`).
+
 RUN is a folder, a URL such as s3://bucket/results/RUN, or a name under results/. The default is the newest run; several
 runs are pooled. This writes report.html (one file that needs no network), report.md, tables/*.{csv,md,tex} and
 figures/*.{svg,pdf,png,csv} to the folder --out. By default this is report/ in the first run, or, for a run at a URL,
@@ -22,6 +24,7 @@ from analysis.folders import Folders
 from analysis.load import Results, declaration_warnings, load
 from analysis.page import Section, write_pages, write_report
 from analysis.runs import ReportError, find_named_runs
+from analysis.watching.server import watch
 from lopt import commands
 from lopt.errors import USAGE_ERROR, Parser, discard_output, to_one_line
 from lopt.locations import Location, redact_secrets, to_location
@@ -38,9 +41,10 @@ def summary(results: Results, sections: Sequence[Section], out: Path) -> str:
         lines += section.power
         best_cell = section.headline.best_cell
         if best_cell:
+            name = section.group.score_name
             size_text = f"{best_cell.trainable_parameters:,} parameters"
-            accuracy_text = f"test accuracy {render.interval(best_cell.accuracy)}"
-            lines.append(f"best cell by held-out accuracy: {best_cell.label} ({size_text}), {accuracy_text}")
+            accuracy_text = f"test {name} {render.interval(best_cell.accuracy)}"
+            lines.append(f"best cell by held-out {name}: {best_cell.label} ({size_text}), {accuracy_text}")
     return "\n".join([*lines, f"report: {quote(str(out / 'report.html'))}"])
 
 
@@ -86,6 +90,10 @@ def _run(argv: Sequence[str] | None) -> int:
         help="percentage points of accuracy within which a smaller cell is as good as the reference (default: the "
         "margin that the run's space declares, or 1)",
     )  # fmt: skip
+    parser.add_argument(
+        "--watch", action="store_true", help="serve a page on this machine that shows the run while it goes on"
+    )
+    parser.add_argument("--port", type=_parse_port, metavar="N", help="port of the page of --watch (default: 8321)")
     try:
         arguments = parser.parse_args(argv)
     except SystemExit as error:  # argparse has printed why
@@ -93,8 +101,13 @@ def _run(argv: Sequence[str] | None) -> int:
     if arguments.compare and arguments.runs:
         print(f"report: --compare already names its two runs; leave out {join(arguments.runs)}", file=sys.stderr)
         return 2
+    if arguments.watch and (arguments.compare or arguments.out or arguments.margin is not None):
+        print("report: --watch writes no report: leave out --compare, --out and --margin", file=sys.stderr)
+        return USAGE_ERROR
     try:
         try:
+            if arguments.watch:
+                return watch(arguments.runs, to_location(arguments.results), arguments.port)
             if arguments.compare:
                 return _compare(arguments)
             run_paths = find_named_runs(arguments.runs, to_location(arguments.results))
@@ -142,6 +155,14 @@ def _compare(arguments: argparse.Namespace) -> int:
         raise ReportError(f"cannot write to {out} ({error.strerror}): give another folder with --out") from None
     print("\n".join([*warnings, *map(render.markdown, tables), f"comparison: {quote(str(out / 'compare.html'))}"]))
     return 0
+
+
+def _parse_port(text: str) -> int:
+    if not text.isdecimal() or not 0 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a port: give a number from 1 to 65535, or 0 for any free one"
+        )
+    return int(text)
 
 
 def _parse_margin(text: str) -> float:

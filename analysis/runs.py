@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from analysis.baselines import Baseline, parse_baselines
 from analysis.group_sequential import SequentialDesign
 from analysis.json_fields import (
     get_fraction,
@@ -21,7 +22,6 @@ from analysis.json_fields import (
     get_object,
     get_objects,
     get_optional_object,
-    get_optional_text,
     get_text,
     get_texts,
     json_object,
@@ -121,22 +121,6 @@ class Run:
     def path_text(self) -> str:
         """The run's path as a user in the current folder would type it."""
         return display_path(self.path.resolve())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Baseline:
-    """Accuracies that need no training, on `test_n` examples of the reported split, as fractions.
-
-    `zero_shot_accuracy` is the accuracy of the backbone without any prompt. `majority_accuracy` is the accuracy of
-    always predicting the most frequent class.
-    """
-
-    backbone: str
-    task: str
-    test_split: str | None
-    test_n: int | None
-    zero_shot_accuracy: float | None
-    majority_accuracy: float | None
 
 
 def find_runs(root: Location) -> list[Location]:
@@ -312,20 +296,7 @@ def _parse_audits(content: Any) -> dict[str, int]:
 def load_baselines(file: Location) -> list[Baseline]:
     if not file.is_file():
         return []
-    content = _read_json(file)
-    if not isinstance(content, list):
-        raise ValueError("not a list of baselines")
-    return [
-        Baseline(
-            backbone=get_text(baseline, "backbone"),
-            task=get_text(baseline, "task"),
-            test_split=get_optional_text(baseline, "test_split"),
-            test_n=get_integer(baseline, "test_n"),
-            zero_shot_accuracy=get_fraction(baseline, "zero_shot_accuracy"),
-            majority_accuracy=get_fraction(baseline, "majority_accuracy"),
-        )
-        for baseline in get_objects({"baselines": content}, "baselines")
-    ]
+    return parse_baselines(_read_json(file))
 
 
 def _updated_at(run: Location) -> float:

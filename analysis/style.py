@@ -196,9 +196,9 @@ def set_y_label(panels: Sequence[Axes], text: str) -> None:
 
 def figure_files(figure: Figure) -> dict[str, bytes]:
     """Return the contents of a figure's svg, pdf and png files, by ending. They hold no dates."""
-    buffers = {ending: io.BytesIO() for ending in ("svg", "pdf", "png")}
+    svg = figure_svg(figure)
+    buffers = {ending: io.BytesIO() for ending in ("pdf", "png")}
     with matplotlib.rc_context(RC_SETTINGS):
-        figure.savefig(buffers["svg"], format="svg", dpi=150, metadata={"Date": None})
         figure.savefig(buffers["pdf"], format="pdf", dpi=150, metadata={"CreationDate": None})
         figure.set_dpi(150)
         canvas = FigureCanvasAgg(figure)
@@ -206,7 +206,15 @@ def figure_files(figure: Figure) -> dict[str, bytes]:
     # A file with a palette looks the same and is a third as large.
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(256, dither=Image.Dither.NONE)
     image.save(buffers["png"], format="png", optimize=True)
-    return {ending: buffer.getvalue() for ending, buffer in buffers.items()}
+    return {"svg": svg, **{ending: buffer.getvalue() for ending, buffer in buffers.items()}}
+
+
+def figure_svg(figure: Figure) -> bytes:
+    """Return the content of a figure's svg file, which holds no date."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(RC_SETTINGS):
+        figure.savefig(buffer, format="svg", dpi=150, metadata={"Date": None})
+    return buffer.getvalue()
 
 
 def inline_svg(svg_text: str, id_prefix: str, label: str) -> Markup:

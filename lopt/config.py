@@ -8,7 +8,7 @@ from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from lopt import methods, tasks
+from lopt import methods, metrics, tasks
 from lopt.migrations import LATER_OPTIONS, LATER_SETTINGS, drop_later_defaults
 from lopt.registry import did_you_mean
 from lopt.settings import TrialSettings
@@ -97,7 +97,33 @@ def fill_in_defaults(settings: TrialSettings, task_spec: Task | None = None) -> 
     template = task.template_for(settings.backbone) if settings.template is None else settings.template
     label_words = task.label_words if settings.label_words is None else tuple(settings.label_words)
     task.check_verbalizer(template, label_words)
-    return {**fields, "template": template, "label_words": label_words}
+    metric = metrics.get(settings.metric or task.metric, task.classes)
+    check_metric(metric, task)
+    return {**fields, "template": template, "label_words": label_words, "metric": metric.name}
+
+
+def reported_metrics(config: TrialConfig) -> list[str]:
+    """Return the metrics that a trial's record gives: the one that selects, and those that its task reports."""
+    task = tasks.get(config.task)
+    return list(dict.fromkeys([str(config.metric), task.metric, *task.reports]))
+
+
+def check_metric(metric: metrics.Metric, task: Task) -> None:
+    """Raise ValueError if a metric is not for such a task."""
+    lacking = ["groups"] * (metric.needs_groups and not task.groups)
+    lacking += ["numbers"] * (metric.needs_numbers and not task.class_numbers)
+    if lacking:
+        reasons = {"groups": "its examples have no groups", "numbers": "its answers are not numbers"}
+        raise ValueError(
+            f"metric is {metric.name!r}, which is not for task {name_without_path(task.name)}, because "
+            f"{reasons[lacking[0]]}; valid: {', '.join(name for name in metrics.names() if is_metric_for(name, task))}"
+        )
+
+
+def is_metric_for(name: str, task: Task) -> bool:
+    """Return whether the metric of this name can be computed for a task."""
+    metric = metrics.get(name)
+    return not ((metric.needs_groups and not task.groups) or (metric.needs_numbers and not task.class_numbers))
 
 
 def name_without_path(name: str) -> str:

@@ -66,7 +66,8 @@ def _load_splits(task: Task, data_dir: str | None) -> _LoadedSplits:
     to_json = json.JSONEncoder(sort_keys=True).encode  # json.dumps would make an encoder for each example
     for split in splits:
         for example in split.examples:
-            digest.update(to_json([example.text_by_column, example.class_number]).encode())
+            targets = [value for value in (example.groups, example.number) if value is not None]
+            digest.update(to_json([example.text_by_column, example.class_number, *targets]).encode())
     return _LoadedSplits(*splits, digest.hexdigest()[:16])
 
 
@@ -235,9 +236,7 @@ def _draw_and_tokenise(
         if positions is parts.train and measured:  # the training part was drawn from the measured examples
             candidates, indices = measured["encoded"], np.searchsorted(measured["positions"], positions)
             token_ids = TokenIds.from_lists([candidates.token_ids[i] for i in indices])
-            encoded = EncodedExamples(
-                token_ids, candidates.labels[indices], candidates.example_ids[indices], truncated_count=0
-            )
+            encoded = candidates.take(indices, token_ids)
         else:
             encoded = encode_whole(tokenizer, task, template, part_examples)
         tokenised_parts.append((encoded, part_examples))

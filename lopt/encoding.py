@@ -20,11 +20,18 @@ _NO_TOKEN_ERROR = "the model's tokenizer finds no token in {!r}: take the text o
 
 @dataclass(frozen=True)
 class Example:
-    """One labelled example: its id in the split, the text of each column, and the number of its class."""
+    """One labelled example: its id in the split, the text of each column, and the number of its class.
+
+    Attributes:
+        groups: the numbers of its cluster and of its group, if the task has groups.
+        number: its true number, if the task's answers are numbers.
+    """
 
     id: int
     text_by_column: Mapping[str, str]
     class_number: int
+    groups: tuple[int, int] | None = None
+    number: float | None = None
 
 
 @dataclass(frozen=True)
@@ -36,12 +43,18 @@ class EncodedExamples:
         labels: the class of each example, `[N]`.
         example_ids: the id of each example in its split, `[N]`.
         truncated_count: number of texts that were cut to fit.
+        groups: the cluster and the group of each example, `[N, 2]`, if the task has groups.
+        gold_numbers: the true number of each example, `[N]`, if the task's answers are numbers.
+        class_numbers: the number that each class stands for, `[C]`, if the task's answers are numbers.
     """
 
     token_ids: Sequence[tuple[int, ...]]
     labels: np.ndarray
     example_ids: np.ndarray
     truncated_count: int
+    groups: np.ndarray | None = None
+    gold_numbers: np.ndarray | None = None
+    class_numbers: np.ndarray | None = None
 
     @cached_property
     def token_counts(self) -> np.ndarray:
@@ -52,6 +65,12 @@ class EncodedExamples:
 
     def __len__(self) -> int:
         return len(self.token_ids)
+
+    def take(self, positions: np.ndarray, token_ids: Sequence[tuple[int, ...]]) -> "EncodedExamples":
+        """Return the examples at these positions, which have these token ids."""
+        arrays = {name: getattr(self, name) for name in ("labels", "example_ids", "groups", "gold_numbers")}
+        taken = {name: array[positions] for name, array in arrays.items() if array is not None}
+        return dataclasses.replace(self, token_ids=token_ids, **taken)
 
 
 def render(task: Task, template: str, fields: Mapping[str, str]) -> tuple[str, Span]:
@@ -183,6 +202,9 @@ def encode_whole(tokenizer: Tokenizer, task: Task, template: str, examples: Sequ
         labels=np.array([example.class_number for example in examples]),
         example_ids=np.array([example.id for example in examples]),
         truncated_count=0,
+        groups=np.array([example.groups for example in examples]) if task.groups else None,
+        gold_numbers=np.array([example.number for example in examples]) if task.class_numbers else None,
+        class_numbers=np.array(task.class_numbers) if task.class_numbers else None,
     )
 
 

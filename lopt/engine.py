@@ -245,7 +245,7 @@ class Engine(PassRunner):
 
         def record_evaluation(trial: Trial) -> Evaluation | None:
             selection, trial_logits = trial.data.selection, logits_by_owner[trials.index(trial)]
-            return trial.record_evaluation(Predictions(selection.example_ids, selection.labels, trial_logits))
+            return trial.record_evaluation(Predictions.of(selection, trial_logits))
 
         return _for_each([trial for trial in trials if trial not in failures], record_evaluation, failures)
 

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lopt import backbones, memory
+from lopt import backbones, memory, metrics
 from lopt.backbones import Backbone
 from lopt.batches import collate, evaluation_batches
-from lopt.config import TrialConfig
+from lopt.config import TrialConfig, reported_metrics
 from lopt.data import prepare_data
 from lopt.encoding import EncodedExamples
 from lopt.lanes import Lanes
@@ -60,7 +60,7 @@ def predict_split(
     logits_NC = np.empty((len(encoded), len(label_ids)), dtype=np.float64)
     for positions, logits_BC in logits_by_batch:  # only here does the CPU wait for a GPU
         logits_NC[positions] = logits_BC.cpu().numpy()
-    return Predictions(encoded.example_ids, encoded.labels, logits_NC)
+    return Predictions.of(encoded, logits_NC)
 
 
 def measure_baselines(config: TrialConfig) -> dict[str, Any]:
@@ -68,7 +68,8 @@ def measure_baselines(config: TrialConfig) -> dict[str, Any]:
 
     Returns:
         An entry of `baselines.json`: backbone, task, template, label_words, test_split (name of the split), test_n
-        (number of examples scored), and zero_shot_accuracy and majority_accuracy as fractions.
+        (number of examples scored), and zero_shot_accuracy and majority_accuracy as fractions; and zero_shot_scores and
+        majority_scores, the values of the metric that selects and of those that the task reports, by their names.
 
     Raises:
         ValueError: data or weights are not available, or do not fit the configuration.
@@ -77,6 +78,7 @@ def measure_baselines(config: TrialConfig) -> dict[str, Any]:
     backbone = backbones.load(config.backbone, config.precision)
     data = prepare_data(config, backbone)
     predictions = predict_split(backbone, None, data.test, backbone.label_ids(config.label_words or ()))
+    names = reported_metrics(config)
     return {
         "backbone": config.backbone,
         "task": config.task,
@@ -86,4 +88,6 @@ def measure_baselines(config: TrialConfig) -> dict[str, Any]:
         "test_n": len(predictions.gold),
         "zero_shot_accuracy": predictions.accuracy,
         "majority_accuracy": predictions.majority_share,
+        "zero_shot_scores": {name: metrics.get(name).score(predictions.answers) for name in names},
+        "majority_scores": {name: metrics.get(name).score(predictions.majority_answers) for name in names},
     }

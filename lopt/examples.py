@@ -5,12 +5,10 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lopt import tasks
+from lopt import targets, tasks
 from lopt.encoding import Example
 from lopt.errors import cut_after_word, import_optional, short_repr
 from lopt.rows import read_rows
@@ -97,15 +95,18 @@ def _make_split(task: Task, file_name: str, rows: Sequence[Row], source: str) ->
         if rows and not any(column in row for row in rows):
             raise ValueError(f"{source} has no column {column!r}; it has {_describe_columns(rows[0])}")
     examples, skipped_labels, first_fault = [], [], ""
+    numbers_of_groups: dict[Any, int] = {}
     for row_number, row in enumerate(rows):
-        class_number = _class_number(task, row.get(task.label))
-        if fault := _find_fault(task, row, class_number):
+        class_number = targets.class_number(task, row.get(task.label))
+        if fault := _find_fault(task, row, class_number) or targets.find_group_fault(task, row):
             skipped_labels.append(class_number)
             first_fault = first_fault or f"{source}, row {row_number}{fault}"
         else:
             text_by_column = {column: row[column].strip() for column in task.columns}
             assert class_number is not None, "a row without a class has a fault"
-            examples.append(Example(id=row_number, text_by_column=text_by_column, class_number=class_number))
+            groups = targets.group_numbers(task, row, numbers_of_groups) if task.groups else None
+            number = float(row[task.label]) if task.class_numbers else None
+            examples.append(Example(row_number, text_by_column, class_number, groups, number))
     if skipped_labels and (task.bad_rows == "refuse" or not examples):
         can_skip = examples and tasks.is_from_folder(task)
         skip_hint = ' (bad_rows = "skip" in task.toml leaves them out)' if can_skip else ""
@@ -134,47 +135,8 @@ def _find_fault(task: Task, row: Row, class_number: int | None) -> str:
         if not isinstance(text, str) or not text.strip() or not tasks.is_utf8(text):
             return f": `{column}` is {short_repr(text)}; give text, or remove the row"
     if class_number is None:
-        valid_labels = ", ".join(task.classes)
-        if not _has_numeric_class(task.classes):
-            valid_labels += f", or their numbers 0 to {len(task.classes) - 1}"
-        return f": `{task.label}` is {short_repr(row[task.label])}; valid: {valid_labels}"
+        return f": `{task.label}` is {short_repr(row[task.label])}; valid: {targets.valid_labels(task)}"
     return ""
-
-
-def _class_number(task: Task, value: Any) -> int | None:
-    """Return the number of the class that a value gives by name or by number, or None if it gives none."""
-    has_numeric_class = _has_numeric_class(task.classes)
-    if type(value) is int and 0 <= value < len(task.classes) and not has_numeric_class:  # fast path for most rows
-        return value
-    # As texts, null and NaN would match classes that are named "None" and "nan".
-    if not isinstance(value, str | int | float) or value != value:
-        return None
-    text = str(value).strip()
-    if isinstance(value, bool) and text not in task.classes:
-        text = text.lower()  # as JSON writes it
-    if text in task.classes:
-        return task.classes.index(text)
-    number = None if isinstance(value, bool) else _parse_number(text)
-    if number is None:
-        return None
-    # If classes are named 1 to 5, the value 0 is not the first class. 1.0 is the class 1, because pandas writes whole
-    # numbers in this form if a column has gaps.
-    if has_numeric_class:
-        equal_classes = [i for i, class_name in enumerate(task.classes) if _parse_number(class_name) == number]
-        return equal_classes[0] if len(equal_classes) == 1 else None
-    return int(number) if 0 <= number < len(task.classes) and number == int(number) else None
-
-
-@lru_cache(maxsize=256)
-def _parse_number(text: str) -> Decimal | None:
-    """Return the number that a text spells in digits, with or without sign and point, or None for any other text."""
-    return Decimal(text) if re.fullmatch(r"-?\d+(\.\d+)?", text) else None
-
-
-@lru_cache(maxsize=32)
-def _has_numeric_class(classes: tuple[str, ...]) -> bool:
-    """Return whether the name of a class is a number. If so, a row gives its class by name and never by number."""
-    return any(_parse_number(name) is not None for name in classes)
 
 
 def _reported_ids(examples: Sequence[Example], division: Division) -> set[int]:
@@ -186,7 +148,7 @@ def _reported_ids(examples: Sequence[Example], division: Division) -> set[int]:
     """
     examples_by_text: dict[str, list[Example]] = {}
     for example in examples:
-        examples_by_text.setdefault(_normalise(" ".join(example.text_by_column.values())), []).append(example)
+        examples_by_text.setdefault(_unit_of_division(example), []).append(example)
     groups_by_class: dict[int, list[tuple[str, list[Example]]]] = {}
     for text, group_examples in examples_by_text.items():
         digest = hashlib.sha256(f"{division.seed} {text}".encode()).hexdigest()
@@ -208,6 +170,13 @@ def _reported_ids(examples: Sequence[Example], division: Division) -> set[int]:
                 taken_count += len(group_examples)
                 remaining_group_count -= 1
     return reported_ids
+
+
+def _unit_of_division(example: Example) -> str:
+    """Return a text that examples share if they must stay together: their cluster, else what they read."""
+    if example.groups is not None:
+        return str(example.groups[0])
+    return _normalise(" ".join(example.text_by_column.values()))
 
 
 def _normalise(text: str) -> str:

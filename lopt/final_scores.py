@@ -8,20 +8,23 @@ examples may be seen.) Complete trials of the confirm phase are also scored on t
 
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from lopt import metrics
 from lopt.artifact import Prompt, load_prompt
 from lopt.backbones import Backbone
+from lopt.config import reported_metrics
 from lopt.data import TaskData
 from lopt.encoding import EncodedExamples
 from lopt.evaluation import predict_split
 from lopt.fingerprint import model_fingerprint
 from lopt.methods import Counts
 from lopt.metrics import Predictions
-from lopt.records import Evaluation
+from lopt.records import OWN_FIELDS, Evaluation
 from lopt.soft_prompt import SoftPrompt
 
 
@@ -47,14 +50,28 @@ def score_held_out(
             "held_out_macro_f1": best.selection_macro_f1,
             "held_out_loss": best.selection_loss,
             "held_out_n": selection_count,
+            "held_out_scores": best.selection_scores,
         }
     predictions = predict_split(backbone, soft_prompt, held_out, label_ids)
     return {
-        "held_out_accuracy": predictions.accuracy,
-        "held_out_macro_f1": predictions.macro_f1,
+        **score_fields("held_out", predictions, list(best.selection_scores)),
         "held_out_loss": predictions.loss,
         "held_out_n": len(held_out),
     }
+
+
+def score_fields(part: str, predictions: Predictions, names: Iterable[str]) -> dict[str, Any]:
+    """Return the scores of predictions by their field of a record or an evaluation. Each metric without a field of its
+    own is an entry of the last field.
+
+    Args:
+        part: "selection", "held_out" or "test".
+        names: the metrics (see `lopt.config.reported_metrics`).
+    """
+    answers = predictions.answers
+    own_scores = {f"{part}_{name}": metrics.get(name).score(answers) for name in OWN_FIELDS}
+    other_scores = {name: metrics.get(name).score(answers) for name in names if name not in OWN_FIELDS}
+    return {**own_scores, f"{part}_scores": other_scores}
 
 
 def score_reported_split(
@@ -76,8 +93,7 @@ def score_reported_split(
         predictions = saved_prompt.evaluate()
         scores = {
             "test_time_s": round(time.perf_counter() - start_s, 3),
-            "test_accuracy": predictions.accuracy,
-            "test_macro_f1": predictions.macro_f1,
+            **score_fields("test", predictions, reported_metrics(prompt.config)),
             "test_loss": predictions.loss,
             "test_n": len(predictions.gold),
             "test_split": data.report_split,

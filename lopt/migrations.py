@@ -41,10 +41,16 @@ def migrate_from_schema_3(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**dict.fromkeys(held_out_fields), "abandoned_starts": 0, "abandoned_steps": 0, **record}
 
 
+def migrate_from_schema_4(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Add what schema 5 brought: the values of metrics other than accuracy and macro-F1."""
+    return {"held_out_scores": {}, "test_scores": {}, **record}
+
+
 MIGRATIONS: tuple[Callable[[Mapping[str, Any]], dict[str, Any]], ...] = (
     migrate_from_schema_1,
     migrate_from_schema_2,
     migrate_from_schema_3,
+    migrate_from_schema_4,
 )
 SCHEMA_VERSION = len(MIGRATIONS) + 1
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lopt import backbones, methods
+from lopt import backbones, methods, metrics
 from lopt.artifact import Prompt
 from lopt.backbones.seq2seq import SENTINEL
 from lopt.config import TrialConfig, name_without_path
 from lopt.data import max_input_tokens
-from lopt.settings import METRICS
 
 _CARD_TEMPLATE = """\
 ---
@@ -242,8 +241,8 @@ def _training_text(config: TrialConfig) -> str:
         "schedule": f"{config.schedule}, warm-up {config.warmup:g} of the steps",
         "steps": f"{config.max_steps:,} of batch {config.batch_size}, gradient norm clipped at {config.clip_norm:g}",
         "dropout": config.dropout or None,
-        "selection": f"the best {METRICS[config.metric]} of the evaluations at every {config.eval_every} steps, "
-        "on held-out data",
+        "selection": f"the best {metrics.title(str(config.metric))} on held-out data, of the evaluations at every "
+        f"{config.eval_every} steps",
         "examples of each class": config.shots,
         "training examples": config.train_examples,
         "precision of the base": config.precision,

@@ -10,9 +10,9 @@ import numpy as np
 
 from lopt.encoding import Example
 from lopt.examples import Split
+from lopt.sampling import SampledTargets, draw_subset, few_shot_sample, halve, hold_out
 from lopt.tasks import Task
 
-_HELD_OUT_SHARE, _MAX_HELD_OUT = 0.1, 5000
 _ENOUGH_ROWS = 8  # a note names each class with fewer training rows than this: one wrong label weighs too much there
 _MAX_LISTED = 5  # classes that one sentence lists
 
@@ -55,56 +55,14 @@ class Parts:
     report_split_size: int
 
 
-def stratified_sample(labels: np.ndarray, size: int, generator: np.random.RandomState) -> np.ndarray:
-    """Return the sorted positions of a sample in which each class has its share of `labels`, to within one example."""
-    classes, counts = np.unique(labels, return_counts=True)
-    exact_quotas = counts * (size / len(labels))
-    quotas = np.floor(exact_quotas).astype(int)
-    missing_count = size - quotas.sum()
-    quotas[np.argsort(quotas - exact_quotas, kind="stable")[:missing_count]] += 1
-    positions = [
-        generator.permutation(np.flatnonzero(labels == label))[:quota]
-        for label, quota in zip(classes, quotas, strict=True)
-    ]
-    return np.sort(np.concatenate(positions))
-
-
-def hold_out(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the positions of the training examples, and of the selection examples that are held out of them.
-
-    The selection examples are a stratified sample of 10 % of all examples, but at most 5,000.
-    """
-    size = max(1, min(_MAX_HELD_OUT, int(len(labels) * _HELD_OUT_SHARE)))
-    selection = stratified_sample(labels, size, np.random.RandomState([seed, 0]))
-    return np.setdiff1d(np.arange(len(labels)), selection), selection
-
-
-def halve(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the positions of the selection examples and of the reported ones: two halves of a random permutation.
-
-    The halves are not stratified. With seed 42 they are those that Compacter, ATTEMPT and DePT drew (with
-    `torch.randperm`). Table 2 quotes the results of these papers.
-    """
-    import torch
-
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).numpy()
-    return np.sort(order[: count // 2]), np.sort(order[count // 2 :])
-
-
-def few_shot_sample(labels: np.ndarray, shots: int, generator: np.random.RandomState) -> np.ndarray:
-    """Return the sorted positions of `shots` examples of each class, or of all its examples if a class has fewer."""
-    positions = [generator.permutation(np.flatnonzero(labels == label))[:shots] for label in np.unique(labels)]
-    return np.sort(np.concatenate(positions))
-
-
 def hold_out_part(
     settings: PartSettings, training_split: Split, reported_split: Split
 ) -> tuple[Sequence[Example], np.ndarray]:
     """Return a split's examples, and the sorted positions `[N]` of the held-out ones that score a complete trial."""
     examples = reported_split.examples if settings.holdout == "validation" else training_split.examples
-    labels, seed = np.array([example.class_number for example in examples]), settings.data_seed
-    positions = halve(len(examples), seed)[0] if settings.holdout == "validation" else hold_out(labels, seed)[1]
-    return examples, _draw_subset(labels, positions, settings.held_out_examples, seed, 4)
+    targets, seed = SampledTargets.of(examples), settings.data_seed
+    positions = halve(targets, seed)[0] if settings.holdout == "validation" else hold_out(targets, seed)[1]
+    return examples, draw_subset(targets, positions, settings.held_out_examples, seed, 4)
 
 
 def draw_parts(
@@ -125,19 +83,19 @@ def draw_parts(
     """
     # First draw the examples, and write down in words where they come from.
     seed = settings.data_seed
-    train_labels, report_labels = (
-        np.array([example.class_number for example in split.examples]) for split in (training_split, reported_split)
-    )
+    train_targets, report_targets = (SampledTargets.of(split.examples) for split in (training_split, reported_split))
+    train_labels, report_labels = train_targets.labels, report_targets.labels
     if settings.holdout == "validation":
-        selection_positions, report_candidates = halve(len(report_labels), seed)
+        selection_positions, report_candidates = halve(report_targets, seed)
         train_candidates, selection_pool = np.arange(len(train_labels)), reported_split.examples
-        selection_source = f"one half of {task.report} (seed {seed})"
+        selection_source = f"one half of {task.report} (seed {seed}{', whole groups' if task.groups else ''})"
         report_source = f"the other half of {task.report}"
     else:
-        train_candidates, selection_positions = hold_out(train_labels, seed)
+        how_drawn = "whole groups" if task.groups else "stratified"
+        train_candidates, selection_positions = hold_out(train_targets, seed)
         report_candidates, selection_pool = np.arange(len(report_labels)), training_split.examples
         selection_source = (
-            f"{len(selection_positions):,} examples held out of {task.train} (stratified, seed {seed}; "
+            f"{len(selection_positions):,} examples held out of {task.train} ({how_drawn}, seed {seed}; "
             "min(5,000, 10 %))"
         )
         report_source = task.report
@@ -156,7 +114,8 @@ def draw_parts(
         within_limits, length_text = _apply_limits(settings, limit_text, measure_lengths(train_candidates))
         train_candidates = train_candidates[within_limits]
         class_counts.record(limit_text, train_labels[train_candidates], "set a wider limit, or remove it")
-    pool_labels = np.array([example.class_number for example in selection_pool])
+    pool_targets = report_targets if settings.holdout == "validation" else train_targets
+    pool_labels = pool_targets.labels
     if settings.shots is not None:
         generator = np.random.RandomState([seed, 1])
         train_positions = train_candidates[few_shot_sample(train_labels[train_candidates], settings.shots, generator)]
@@ -167,7 +126,9 @@ def draw_parts(
             ]
         train_text = f"{len(train_positions):,} ({settings.shots} of each class"
     else:
-        train_positions = _draw_subset(train_labels, train_candidates, settings.train_examples, seed, 1)
+        train_positions = draw_subset(
+            train_targets, train_candidates, settings.train_examples, seed, 1, may_tear_groups=True
+        )
         class_counts.record(
             f"train_examples = {settings.train_examples}",
             train_labels[train_positions],
@@ -175,8 +136,8 @@ def draw_parts(
         )
         train_text = f"{len(train_positions):,} of {len(train_candidates):,}"
     class_counts.check()
-    selection_positions = _draw_subset(pool_labels, selection_positions, settings.selection_examples, seed, 2)
-    report_positions = _draw_subset(report_labels, report_candidates, settings.test_examples, seed, 3)
+    selection_positions = draw_subset(pool_targets, selection_positions, settings.selection_examples, seed, 2)
+    report_positions = draw_subset(report_targets, report_candidates, settings.test_examples, seed, 3)
 
     # Then describe the parts in words.
     notes = []
@@ -194,11 +155,12 @@ def draw_parts(
         if absent_classes:
             pronoun = "it" if len(absent_classes) == 1 else "them"
             notes.append(
-                f"there is no row of {_list_names(absent_classes)} to {purpose} on, so that accuracy says nothing "
+                f"there is no row of {_list_names(absent_classes)} to {purpose} on, so that the scores say nothing "
                 f"about {pronoun}"
             )
     is_subset = len(report_positions) < len(report_candidates)
-    report_text = f" (a stratified {len(report_positions):,} of {len(report_candidates):,})" if is_subset else ""
+    subset_text = "whole groups," if task.groups else "a stratified"
+    report_text = f" ({subset_text} {len(report_positions):,} of {len(report_candidates):,})" if is_subset else ""
     training_texts = {tuple(example.text_by_column.values()) for example in training_split.examples}
     repeated_count = sum(
         tuple(reported_split.examples[i].text_by_column.values()) in training_texts for i in report_positions
@@ -320,19 +282,6 @@ def _check_parts(task: Task, train_labels: np.ndarray, positions_by_purpose: Map
             f"all {len(train_labels):,} rows of {task.train} of task {task.name} are of class "
             f"{task.classes[classes[0]]}; give rows of two classes or more"
         )
-
-
-def _draw_subset(
-    labels: np.ndarray, positions: np.ndarray, size: int | None, seed: int, stream_index: int
-) -> np.ndarray:
-    """Return a stratified subset of `size` positions, or all of them if `size` is None or not smaller.
-
-    Args:
-        stream_index: index of the random stream, so that the subsets of different parts are drawn independently.
-    """
-    if size is None or size >= len(positions):
-        return positions
-    return positions[stratified_sample(labels[positions], size, np.random.RandomState([seed, stream_index]))]
 
 
 def _apply_limits(settings: PartSettings, limit_text: str, lengths: np.ndarray) -> tuple[np.ndarray, str]:

@@ -18,6 +18,7 @@ from typing import Any
 from lopt.field_types import Fraction, check_field_types, field_types
 from lopt.migrations import LATER_SETTINGS, SCHEMA_VERSION, migrate
 
+OWN_FIELDS = ("accuracy", "macro_f1")  # metrics that have fields of their own, which are older than other metrics
 PHASES = ("search", "confirm")
 STATUSES = ("complete", "stopped", "diverged", "failed")
 # Fields that may differ when the same trial is trained twice.
@@ -36,6 +37,7 @@ class Evaluation:
         top_class_share: share of the examples that get the most frequent prediction.
         wall_time_s: seconds since the trial began.
         predictions: hash of the predicted classes; None in records of schema 1.
+        selection_scores: values of the metrics that have no field of their own, by the metric's name.
     """
 
     step: int
@@ -46,10 +48,11 @@ class Evaluation:
     wall_time_s: float
     selection_macro_f1: Fraction | None = None
     predictions: str | None = None
+    selection_scores: dict[str, float] = field(default_factory=dict)
 
     def score(self, metric: str) -> float | None:
-        """Return the value of a metric as a fraction, or None if this evaluation does not have it."""
-        return getattr(self, f"selection_{metric}", None)
+        """Return the value of a metric, or None if this evaluation does not have it."""
+        return _score(self, "selection", metric)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,8 @@ class TrialRecord:
         held_out_*: results of that prompt on the whole held-out part, for complete trials. None in records of schemas 1
             to 3.
         test_*: results of the saved prompt on the reported split, for trials of the confirm phase.
+        held_out_scores, test_scores: values of the metrics that have no field of their own, by the metric's name. Empty
+            in records of schemas 1 to 4.
         test_split_size: size of the whole split; test_n is smaller if a subset was scored.
         steps: number of updates of the start that was kept. abandoned_starts, abandoned_steps: number of the starts
             before it, which learnt nothing, and of their updates (`lopt.restarts`).
@@ -99,9 +104,11 @@ class TrialRecord:
     held_out_macro_f1: Fraction | None = None
     held_out_loss: float | None = None
     held_out_n: int | None = None
+    held_out_scores: dict[str, float] = field(default_factory=dict)
     test_accuracy: Fraction | None = None
     test_macro_f1: Fraction | None = None
     test_loss: float | None = None
+    test_scores: dict[str, float] = field(default_factory=dict)
     test_n: int | None = None
     test_split: str | None = None
     test_split_size: int | None = None
@@ -133,7 +140,7 @@ class TrialRecord:
 
     @property
     def selection_score(self) -> float | None:
-        """The best value of `metric` as a fraction; None before the first evaluation."""
+        """The best value of `metric`; None before the first evaluation."""
         if self.metric == "accuracy":
             return self.selection_accuracy
         best_evaluations = (evaluation for evaluation in self.evaluations if evaluation.step == self.selection_step)
@@ -141,8 +148,13 @@ class TrialRecord:
 
     @property
     def held_out_score(self) -> float | None:
-        """The value of `metric` on the whole held-out part, as a fraction; None if it was not scored there."""
-        return self.held_out_accuracy if self.metric == "accuracy" else self.held_out_macro_f1
+        """The value of `metric` on the whole held-out part; None if it was not scored there."""
+        return _score(self, "held_out", self.metric)
+
+    @property
+    def test_score(self) -> float | None:
+        """The value of `metric` on the reported split; None if it was not scored there."""
+        return _score(self, "test", self.metric)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -177,8 +189,20 @@ class TrialRecord:
                 row |= {setting: self.config.get(setting) for setting in _CONFIG_COLUMNS}
             if name == "selection_accuracy":
                 row |= {"metric": self.metric, "selection_score": self.selection_score}
+            if name == "test_accuracy":
+                row["test_score"] = self.test_score
             row[name] = getattr(self, name)
+        row |= {f"test_{metric}": score for metric, score in self.test_scores.items()}
         return {**row, "error": f"{self.error['type']}: {self.error['message']}" if self.error else None}
+
+
+def _score(result: Evaluation | TrialRecord, part: str, metric: str) -> float | None:
+    """Return the value of a metric on a part of the data ("selection", "held_out" or "test"); None if it is missing."""
+    if metric in OWN_FIELDS:
+        value: float | None = getattr(result, f"{part}_{metric}")
+        return value
+    scores: dict[str, float] = getattr(result, f"{part}_scores")
+    return scores.get(metric)
 
 
 _CONFIG_COLUMNS = ("method", "backbone", "task", "length", "rank", "learning_rate", "seed", "batch_size", "optimizer",

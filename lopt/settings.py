@@ -8,14 +8,12 @@ from typing import Any
 from lopt.field_types import field_types
 from lopt.registry import did_you_mean
 
-METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1"}  # display names by the value of the setting
 LARGEST_SEED = 2**32 - 1  # the largest that numpy.random.RandomState takes
 _VALID_WORDS = {
     "precision": ("auto", "bf16", "fp32", "fp64"),
     "optimizer": ("adafactor", "adamw"),
     "schedule": ("constant", "linear"),
     "holdout": ("train", "validation"),
-    "metric": tuple(METRICS),
 }
 _POSITIVE, _FRACTION = ("above 0", lambda value: value > 0), ("0 or more and below 1", lambda value: 0 <= value < 1)
 _BOUNDS: dict[str, tuple[str, Callable[[float], bool]]] = {  # each bound in words, and as a function that checks it
@@ -69,9 +67,9 @@ class TrialSettings:
         shots: number of examples of each class to train on, and to select on unless selection_examples is given.
         holdout: where the selection examples come from: "train" (min(5,000, 10 %) held out of the training split) or
             "validation" (one half of the reported split; the other half is reported, as in DePT and Compacter).
-        metric: the score on the selection examples that selects three things: the step that a trial keeps, the trials
-            that early stopping lets continue, and the winner of a search. "accuracy" or "macro_f1", the unweighted mean
-            of the classes' F1.
+        metric: name of a module in `lopt/metrics/`. Its score on the selection examples selects three things: the step
+            that a trial keeps, the trials that early stopping lets continue, and the winner of a search. The report
+            compares trials by it. None takes the task's metric. A class may follow after a colon, as in "f1:spam".
         data_seed: seed of the held-out part and of the subsets. It is the same for all trials of a sweep, so that they
             are compared on the same examples.
         precision: precision of the backbone. "auto" is bf16 if the hardware has it, else fp32. Trained values and the
@@ -111,7 +109,7 @@ class TrialSettings:
     test_examples: int | None = None
     shots: int | None = None
     holdout: str = "train"
-    metric: str = "accuracy"
+    metric: str | None = None
     data_seed: int = 42
     precision: str = "auto"
     data_revision: str | None = None

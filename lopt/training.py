@@ -22,13 +22,13 @@ from lopt import backbones, memory, methods, restarts
 from lopt.artifact import Prompt, check_revisions
 from lopt.batches import collate, training_batches
 from lopt.checkpoint import TRIAL_ATTRIBUTES, Checkpoint
-from lopt.config import TrialConfig
+from lopt.config import TrialConfig, reported_metrics
 from lopt.data import prepare_data, prepare_held_out
 from lopt.device import time_of_device_s, to_device
 from lopt.dropout import seeded_masks
 from lopt.evaluation import predict_split
 from lopt.failure import error_entry
-from lopt.final_scores import score_held_out, score_reported_split
+from lopt.final_scores import score_fields, score_held_out, score_reported_split
 from lopt.metrics import Predictions
 from lopt.optim import clip_gradients, make_optimizer, set_learning_rates
 from lopt.records import Evaluation, TrialRecord, utc_now
@@ -224,10 +224,9 @@ class Trial:
             return None
         evaluation = Evaluation(
             step=self.step,
-            selection_accuracy=predictions.accuracy,
+            **score_fields("selection", predictions, reported_metrics(self.config)),
             selection_loss=predictions.loss,
             train_loss=self._train_loss,
-            selection_macro_f1=predictions.macro_f1,
             top_class_share=predictions.top_class_share,
             predictions=predictions.digest,  # only a hash of the predicted classes
             wall_time_s=round(self.elapsed_s, 3),
@@ -240,7 +239,7 @@ class Trial:
 
     def _sort_key(self, evaluation: Evaluation) -> tuple[float, float]:
         """Return a tuple that is larger for a better evaluation: first by the metric, then by the loss."""
-        return evaluation.score(self.config.metric) or 0.0, -evaluation.selection_loss
+        return evaluation.score(str(self.config.metric)) or 0.0, -evaluation.selection_loss
 
     @property
     def elapsed_s(self) -> float:

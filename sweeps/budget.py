@@ -107,6 +107,18 @@ class Budget(Listener):
         max_trials = self._options.max_trials
         return not self.is_spent() and (max_trials is None or self._started_count < max_trials)
 
+    def to_dict(self) -> dict[str, float | None]:
+        """Return what the command has used, and its limits; None where there is no limit."""
+        options = self._options
+        return {
+            "started_count": self._started_count,
+            "max_trials": options.max_trials,
+            "wall_time_s": self._elapsed_s(),
+            "max_wall_time_s": options.max_wall_time_s,
+            "gpu_hours": self.gpu_time.seconds / 3600,
+            "max_gpu_hours": options.max_gpu_hours,
+        }
+
     def on_started(self, job: Job) -> None:
         self._started_count += 1
         self.gpu_time.reserve(job.key, self._gpus_of(job))

@@ -16,7 +16,7 @@ class Listener:
 
     The events of one trial come in this order: `on_started`; then `on_placed`, `on_reported` and `on_displaced`, any
     number of times; perhaps `on_stopped`; and at last one of `on_ended`, `on_paused` and `on_requeued`. All calls are
-    made in the thread that runs the sweep, so a slow listener delays the sweep.
+    made in the thread that runs the sweep, so a slow listener delays the sweep. Only trackers have another thread.
     """
 
     def on_started(self, job: Job) -> None:
@@ -32,7 +32,7 @@ class Listener:
         """The trial has been evaluated, or has been restored from a checkpoint."""
 
     def on_stopped(self, job: Job, report: Report) -> None:
-        """Early stopping ends the trial at this report; `on_ended` follows."""
+        """Early stopping ends the trial at this report, whose `reason` says why; `on_ended` follows."""
 
     def on_paused(self, job: Job, report: Report) -> None:
         """A budget has ended the trial at this report, and a later command continues the trial.

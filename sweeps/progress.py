@@ -8,11 +8,11 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from lopt import metrics
 from lopt.errors import cut_after_word, discard_output
 from lopt.records import TrialRecord
-from lopt.settings import METRICS
 from sweeps.listener import Listener
 from sweeps.work.job import STEP, Job, Report
 
@@ -141,10 +141,26 @@ class Progress(Listener):
         since_last_step_s = time.monotonic() - self._last_step_at
         return max(0.0, self._steps_left(self._steps_by_key) * seconds_per_step - since_last_step_s)
 
-    def line(self) -> str:
-        """Return the line: elapsed time, counts, the best trial and the time left."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the counts of trials, the steps that this command has done, and the seconds left, if known."""
+        self._update_total()
+        return {
+            "done_count": self._done_count,
+            "total_count": self._total_count,
+            "running_count": len(self._placed_keys),
+            "waiting_count": len(self._steps_by_key) - len(self._placed_keys),
+            "count_by_status": dict(self.status_counts),
+            "step_count": self._new_step_count,
+            "left_s": self.time_left_s(),
+        }
+
+    def _update_total(self) -> None:
         if self._count_left:
             self._total_count = self._done_count + self._count_left()
+
+    def line(self) -> str:
+        """Return the line: elapsed time, counts, the best trial and the time left."""
+        self._update_total()
         parts = [f"{self._done_count}/{self._total_count} done", f"{len(self._placed_keys)} running"]
         if waiting_count := len(self._steps_by_key) - len(self._placed_keys):
             parts.append(f"{waiting_count} waiting for room")
@@ -198,15 +214,20 @@ def _describe_end(job: Job, record: TrialRecord) -> str:
     text = f"{job}: {record.status} at step {record.steps:,}"
     if _held_out_score(record) is not None:
         text += f", {_format_score(record)} on held-out examples"
-    if record.test_accuracy is not None:
-        text += f", {100 * record.test_accuracy:.1f} % on {record.test_split}"
+    if record.test_score is not None:
+        text += f", {_format_metric(record, record.test_score)} on {record.test_split}"
     return text
 
 
 def _format_score(record: TrialRecord) -> str:
-    """Return a trial's best held-out score in percent, with the name of its metric unless that is accuracy."""
-    metric_title = "" if record.metric == "accuracy" else f" {METRICS.get(record.metric, record.metric)}"
-    return f"{100 * (_held_out_score(record) or 0.0):.1f} %{metric_title}"
+    """Return a trial's best held-out score, as `_format_metric` writes it."""
+    return _format_metric(record, _held_out_score(record) or 0.0)
+
+
+def _format_metric(record: TrialRecord, score: float) -> str:
+    """Return a score in percent, with the name of the record's metric unless that is accuracy."""
+    metric_title = "" if record.metric == "accuracy" else f" {metrics.title(record.metric)}"
+    return f"{100 * score:.1f} %{metric_title}"
 
 
 def _held_out_score(record: TrialRecord) -> float | None:

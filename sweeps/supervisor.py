@@ -150,7 +150,8 @@ class Supervisor:
         if decision is not Decision.STOP:
             return False
         self._store.write(_record_in(report))
-        self._listeners.on_stopped(running_trial.job, report)
+        reason = self._early_stopping.reason(trial.stratum, trial.config.key)
+        self._listeners.on_stopped(running_trial.job, {**report, "reason": reason})
         return True
 
     def note_death(self, name: str, error: Exception | None, *, had_begun_in_process: bool) -> None:

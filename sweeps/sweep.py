@@ -24,6 +24,7 @@ from sweeps.progress import Progress
 from sweeps.results.resolved_settings import ResolvedSettings
 from sweeps.results.run_folder import StoreError
 from sweeps.results.store import Store
+from sweeps.running_trials import RunningTrials
 from sweeps.search.earlier_work import EarlierWork, read_earlier_work
 from sweeps.search.other_runs import OtherRuns, announce_warm_start, warm_start_records
 from sweeps.search.seed_rounds import SeedRounds
@@ -56,7 +57,7 @@ class Sweep(Listener):
         self._budget = Budget(options, self._elapsed_s, self._gpus_of)
         self._resolved_settings = ResolvedSettings(store)
         self._has_changed_run = False  # whether this command has changed the run
-        self._followers: list[Listener] = []  # the progress line and trackers
+        self._followers: list[Listener] = []  # the progress line, the files of running trials, trackers
         self._left_out_keys: list[str] = []  # trials that the changed space no longer has
         self._seeds_needed = SeedRounds(store).seeds_needed if plan.design else dict
 
@@ -138,11 +139,8 @@ class Sweep(Listener):
                 audit_share=self.options.audit,
                 audited_steps=self._audited_steps(),
                 price_per_hour=price_per_hour,
+                most_seeds=self.plan.design.most_seeds if self.plan.design else None,
             )
-            if self.plan.design:
-                prediction["assumptions"].append(
-                    "the sweep ends with its first look; seeds that are added then take more"
-                )
             self.store.write_prediction(prediction)
             return prediction
 
@@ -282,8 +280,8 @@ class Sweep(Listener):
             other_runs.announce(self.plan.search_trial_count + (self.plan.confirm_trial_count or 0))
         if options.warm_start:
             announce_warm_start(space, records_for_warm_start)
-        adds_seeds = self.plan.design is not None
-        self._followers.insert(0, Progress.of_queue(queue, len(finished_records), adds_seeds=adds_seeds))
+        progress = Progress.of_queue(queue, len(finished_records), adds_seeds=self.plan.design is not None)
+        self._followers[:0] = [progress, RunningTrials(self.store, progress, self._budget)]
         early_stopping = EarlyStopping(
             space.stopping_rule, audit_share=options.audit, audited_steps=self._audited_steps()
         )

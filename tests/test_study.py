@@ -20,14 +20,23 @@ def page():
     return module
 
 
-def test_the_page_is_what_the_records_give(page):
-    text = (STUDY / "README.md").read_text()
-    assert page.BEGIN in text and page.END in text
-    assert page.page_with_results(text) == text, "python docs/study/page.py writes it again"
+@pytest.mark.parametrize("kind", ["study", "project"])
+def test_the_pages_are_what_the_records_give(page, kind):
+    file, text = {
+        "study": (page.STUDY_PAGE, page.results_text()),
+        "project": (page.PROJECT_PAGE, page.project_text()),
+    }[kind]
+    content = file.read_text()
+    assert page.BEGIN in content and page.END in content
+    assert page.page_with(content, text) == content, "python docs/study/page.py writes it again"
+
+
+def test_the_figure_shows_each_confirmed_cell(page):
+    assert page.FIGURE.read_text().count("<g") == page.figure_svg().decode().count("<g")
 
 
 def test_a_changed_record_would_be_noticed(page, tmp_path, monkeypatch):
-    text = (STUDY / "README.md").read_text()
+    text = page.results_text()
     run = tmp_path / "run"
     for file in (STUDY / "run").rglob("*"):
         if file.is_file() and file.name != sorted(path.name for path in (STUDY / "run" / "trials").iterdir())[0]:
@@ -35,4 +44,4 @@ def test_a_changed_record_would_be_noticed(page, tmp_path, monkeypatch):
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(file.read_bytes())
     monkeypatch.setattr(page, "RUN", run)
-    assert page.page_with_results(text) != text
+    assert page.results_text() != text

@@ -129,7 +129,7 @@ def _draw_points(axes: Axes, info: Info) -> None:
         axes.set_aspect("equal")
         # The legend is below the diagonal. No point is there, because the final accuracy is at least the early one.
         axes.legend(handles=handles, loc="lower right", borderpad=0.2, fontsize=7.5)
-    axes.set_xlabel(f"best held-out accuracy until step {info.rungs[0]:,}, %")
+    axes.set_xlabel(f"best held-out {info.group.score_name} until step {info.rungs[0]:,}, %")
     axes.set_ylabel("best until the last step, %")
     style.set_panel_title(axes, "search trials that ran to the end")
 
@@ -142,7 +142,8 @@ def caption(info: Info) -> str:
         f"Early stopping on {info.group.title}. A rung is a step at which early stopping may stop a trial. Left: the "
         f"share of search trials that pass each rung, over all trials (black) and in each {stratum_word} (grey). "
         "Lines that coincide are drawn as one thicker line. Right: each point is a trial that ran to the end, with its "
-        "best held-out accuracy until the first rung and until its last step. On the dashed line, training beyond the "
+        f"best held-out {info.group.score_name} until the first rung and until its last step. On the dashed line, "
+        "training beyond the "
         "first rung gained nothing. "
     )
     if audited_count:

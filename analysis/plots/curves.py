@@ -55,7 +55,7 @@ def draw(info: Info[Trial]) -> Figure:
             axes.plot(*zip(*dots, strict=True), ".", color=style.MUTED, markersize=5, alpha=0.5, mec="none", zorder=2)
         axes.autoscale_view()
         axes.set_xlabel("training step")
-    style.set_y_label(panels, "held-out accuracy, %")
+    style.set_y_label(panels, f"held-out {info.group.score_name}, %")
     return figure
 
 
@@ -81,7 +81,8 @@ def caption(info: Info[Trial]) -> str:
     confirmed_count = sum(trial.is_confirmed for trial in info.rows)
     other_count = len(info.rows) - confirmed_count
     return (
-        f"Learning curves on {info.group.title}: held-out accuracy by training step. Colours show the rank r. A thick "
+        f"Learning curves on {info.group.title}: held-out {info.group.score_name} by training step. Colours show the "
+        "rank r. A thick "
         f"line is the mean over a cell's seeds, and thin lines are the single seeds ({confirmed_count} confirmed "
         f"trial{'s' * (confirmed_count != 1)}). The {other_count} other trial{'s are' if other_count != 1 else ' is'} "
         "grey, and a grey dot is a trial with a single evaluation. There are no error bars."

@@ -49,7 +49,7 @@ def draw(info: Info[Comparison]) -> Figure:
     axes.set_yticks(range(len(drawn_rows)), [f"{row.cell.label}, {row.ratio:.1f}× fewer" for row in drawn_rows])
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("test accuracy minus that of the reference, percentage points")
+    axes.set_xlabel(f"test {info.group.score_name} minus that of the reference, percentage points")
     axes.annotate(
         f"margin: −{margin_pp:g}",
         (-margin_pp, 1.0),
@@ -66,7 +66,8 @@ def draw(info: Info[Comparison]) -> Figure:
 def caption(info: Info[Comparison]) -> str:
     text = (
         f"Cells with fewer parameters than the reference, {cell_name(info.rows[0].reference)}, compared with it on "
-        f"{info.group.title}. Each point is the difference in test accuracy on the same examples; the bar is its 95 % "
+        f"{info.group.title}. Each point is the difference in test {info.group.score_name} on the same examples; the "
+        "bar is its 95 % "
         "interval over seeds and examples. In the shaded area a cell is worse than the reference by more than the "
         "margin. A bar outside this area suggests that the cell is as good. The verdicts at the right are corrected "
         "for the number of tests by Holm's method, so a cell can be without a verdict although its bar is outside the "

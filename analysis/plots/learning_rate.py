@@ -56,7 +56,7 @@ def draw(info: Info[Trial]) -> Figure:
         style.log_axis(axes, min(learning_rates) / 1.4, max(learning_rates) * 1.4, is_roomy=len(methods) == 1)
         axes.set_ylim(floor_percent - 1, min(100.5, max(accuracies_percent) + 3))
         axes.set_xlabel("learning rate")
-    style.set_y_label(panels, "held-out accuracy, %")
+    style.set_y_label(panels, f"held-out {info.group.score_name}, %")
     return figure
 
 
@@ -86,9 +86,10 @@ def _spread_rates(rates: Sequence[float]) -> list[float]:
 
 def caption(info: Info[Trial]) -> str:
     text = (
-        f"Held-out accuracy of every search trial on {info.group.title} against its learning rate, coloured by rank r. "
+        f"Held-out {info.group.score_name} of every search trial on {info.group.title} against its learning rate, "
+        "coloured by rank r. "
         "Each point is one trial, so there are no error bars. A hollow point is a trial that was stopped early, at "
-        "the best accuracy it had reached. Trials with the same learning rate are drawn side by side."
+        f"the best {info.group.score_name} it had reached. Trials with the same learning rate are drawn side by side."
     )
     if any(trial.status == "diverged" for trial in info.rows):
         text += " Crosses are trials that diverged; those at the bottom diverged before their first evaluation."

@@ -77,7 +77,8 @@ def draw(info: Info) -> Figure:
 
 def caption(info: Info) -> str:
     text = (
-        f"The test accuracy of each smaller cell minus that of the reference on {info.group.title}, at every look of "
+        f"The test {info.group.score_name} of each smaller cell minus that of the reference on {info.group.title}, at "
+        "every look of "
         "the run. Bars are repeated 95 % intervals: all intervals of a cell together miss the true difference with a "
         "chance of 5 %. Bars that leave the figure are cut at its edge. In the shaded area a cell is worse than the "
         "reference by more than the margin. A verdict is reached when a bar, at the level that the cells share, lies "

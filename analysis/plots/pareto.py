@@ -133,7 +133,7 @@ def draw(info: Info) -> Figure:
         borderpad=0.2,
     )
     lower_axes.set_xlabel("trainable parameters (log scale)")
-    axes.set_ylabel("test accuracy, %")
+    axes.set_ylabel(f"test {info.group.score_name}, %")
     return figure
 
 
@@ -221,7 +221,8 @@ def _legend_handles(info: Info) -> list[Line2D]:
 
 def caption(info: Info) -> str:
     sentences = [
-        f"Test accuracy against trainable parameters on {info.group.title}. Each point is the mean over a cell's N "
+        f"Test {info.group.score_name} against trainable parameters on {info.group.title}. Each point is the mean "
+        "over a cell's N "
         "confirmed seeds; the bar is its 95 % interval.",
         intervals_note([point.accuracy for point in info.points]),
         "The grey line is the frontier: it joins the cells that no other cell "
@@ -235,10 +236,10 @@ def caption(info: Info) -> str:
     if info.no_prompt is not None:
         sentences.append(
             "The model without a prompt is a point of zero parameters, at the left end of the x axis, which is broken "
-            "beside it. A cell whose mean accuracy is not above it is not on the frontier."
+            f"beside it. A cell whose mean {info.group.score_name} is not above it is not on the frontier."
         )
     if _is_broken(info):
-        sentences.append("The y axis is broken: it leaves out the accuracies between these lines and the points.")
+        sentences.append("The y axis is broken: it leaves out the values between these lines and the points.")
     if info.published:
         sentences.append(
             "Hollow points are published results on the same backbone, task and split, without intervals; the data "

@@ -80,7 +80,7 @@ def draw(info: Info) -> Figure:
         if accuracy := _reference_accuracy(info):
             axes.axhspan(100 * accuracy.low, 100 * accuracy.high, color=style.MUTED, alpha=0.12, linewidth=0)
         _draw_lines(axes, lines, styles)
-    style.set_y_label(panels, "test accuracy, %")
+    style.set_y_label(panels, f"test {info.group.score_name}, %")
     for axes, method in zip(panels, methods, strict=True):  # the shared y axis now has its final limits
         _label_lines(axes, [line for line in info.lines if line.method == method], info, styles)
     return figure
@@ -126,7 +126,8 @@ def caption(info: Info) -> str:
     if accuracy := _reference_accuracy(info):
         estimates.append(accuracy)
     sentences = [
-        f"Test accuracy against rank on {info.group.title}, with one line for each prompt length n. Each point is the "
+        f"Test {info.group.score_name} against rank on {info.group.title}, with one line for each prompt length n. "
+        "Each point is the "
         "mean over a cell's N confirmed seeds; the bar is its 95 % interval.",
         intervals_note(estimates),
     ]

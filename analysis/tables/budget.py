@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from analysis.cells import Cell, Group
 from analysis.frontier import best_within, round_budgets
 from analysis.registry import Info, Missing, TableSpec
-from analysis.render import Column, Table, accuracy_column, count, interval, parameters_column, percent
+from analysis.render import Column, Table, count, interval, parameters_column, percent, score_column
 from analysis.stats import intervals_note
 from lopt.locations import to_location
 
@@ -25,7 +25,7 @@ def compute(group: Group) -> Info[Row] | Missing:
     if not group.confirmed_cells:
         return Missing("no trial is confirmed yet, so there is nothing to recommend")
     if not cells:
-        return Missing("no confirmed cell is above the accuracy without a prompt")
+        return Missing(f"no confirmed cell is above the {group.score_name} without a prompt")
     parameter_counts = [cell.trainable_parameters or 0 for cell in cells]
     rows: list[Row] = []
     for budget in round_budgets(min(parameter_counts), max(parameter_counts)):
@@ -43,7 +43,8 @@ def compute(group: Group) -> Info[Row] | Missing:
                 has_artifact=(to_location(trial.run) / "artifacts" / trial.key).is_dir(),
             )
         )
-    return Info(group=group, rows=tuple(rows)) if rows else Missing("no confirmed trial has a held-out accuracy")
+    missing = Missing(f"no confirmed trial has a held-out {group.score_name}")
+    return Info(group=group, rows=tuple(rows)) if rows else missing
 
 
 def render(info: Info[Row]) -> Table:
@@ -56,16 +57,18 @@ def render(info: Info[Row]) -> Table:
             Column(title="cell to use", csv_name="use", align="left", text=lambda row: row.cell.label),
             parameters_column(lambda row: count(row.cell.trainable_parameters)),
             Column(
-                title="held-out accuracy, %",
+                title=f"held-out {info.group.score_name}, %",
                 csv_name="selection %",
                 text=lambda row: percent(row.cell.selection_score),
             ),
-            accuracy_column(lambda row: interval(row.cell.accuracy)),
+            score_column(info.group.score_name, lambda row: interval(row.cell.accuracy)),
             Column(title="load it with", align="left", code=True, text=lambda row: row.load_line),
         ),
         notes=(
-            "The cell and its seed are chosen by held-out accuracy, not by test accuracy. A cell whose mean test "
-            "accuracy is not above that without a prompt is not considered. A larger budget that leads to the same "
+            f"The cell and its seed are chosen by the held-out {info.group.score_name}, not by the test one. A cell "
+            "whose "
+            f"mean test {info.group.score_name} is not above that without a prompt is not considered. A larger budget "
+            "that leads to the same "
             "cell has no row.",
             intervals_note([row.cell.accuracy for row in info.rows if row.cell.accuracy]),
             f"These trials have no folder in artifacts/, so their lines load nothing: {missing_keys}."

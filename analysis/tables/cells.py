@@ -8,12 +8,12 @@ from analysis.render import (
     INTERVAL_TITLE,
     Column,
     Table,
-    accuracy_column,
     count,
     interval,
     number,
     parameters_column,
     percent,
+    score_column,
 )
 from analysis.stats import BOLD_NOTE, clear_best_index, intervals_note
 
@@ -28,13 +28,15 @@ def compute(group: Group) -> Info[Cell] | Missing:
 
 
 def render(info: Info[Cell]) -> Table:
+    score_name = info.group.score_name
     notes = [
         "A cell is one method at one prompt length n and rank r. Search trials are counted as complete / stopped early "
-        "/ diverged / failed. The best search trial is shown with its held-out accuracy. Learning rate and held-out "
-        "accuracy are those of the confirmed configuration, and the accuracy is the mean over its seeds. If a cell is "
-        "not confirmed, they are those of its best search trial.",
+        f"/ diverged / failed. The best search trial is shown with its held-out {score_name}. Learning rate and "
+        "held-out "
+        f"{score_name} are those of the confirmed configuration, and the {score_name} is the mean over its seeds. If a "
+        "cell is not confirmed, they are those of its best search trial.",
         "Optimism is held-out accuracy minus test accuracy, both of the same seeds, with its 95 % interval. The best "
-        "step and learning rate are chosen by held-out accuracy, so this is a little too high. It is shown for "
+        f"step and learning rate are chosen by held-out {score_name}, so this is a little too high. It is shown for "
         "comparison and is not a result. The interval includes the choice of both sets of examples, and with two seeds "
         "or more the variation between seeds (a t interval that contains Newcombe's interval).",
         intervals_note([cell.accuracy for cell in info.rows if cell.accuracy]),
@@ -59,7 +61,7 @@ def render(info: Info[Cell]) -> Table:
         ]
         if changed_cell_texts:
             notes.append(
-                f"With fresh seeds, the held-out accuracy of these search winners {verb} by more than "
+                f"With fresh seeds, the held-out {score_name} of these search winners {verb} by more than "
                 f"{100 * _LARGE_CHANGE:.0f} percentage points: {', '.join(changed_cell_texts)}."
             )
     return Table.from_rows(
@@ -82,9 +84,11 @@ def render(info: Info[Cell]) -> Table:
                 text=lambda cell: percent(cell.best_search_score),
             ),
             Column(
-                title="held-out accuracy, %", csv_name="selection %", text=lambda cell: percent(cell.selection_score)
+                title=f"held-out {score_name}, %",
+                csv_name="selection %",
+                text=lambda cell: percent(cell.selection_score),
             ),
-            accuracy_column(lambda cell: interval(cell.accuracy, cell.missing_accuracy_text)),
+            score_column(score_name, lambda cell: interval(cell.accuracy, cell.missing_accuracy_text)),
             Column(
                 title=f"optimism, pp {INTERVAL_TITLE}",
                 csv_name="optimism, pp [95 % CI]",

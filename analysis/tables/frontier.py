@@ -24,8 +24,9 @@ from analysis.frontier import (
 )
 from analysis.methods import FULL_PROMPT, method_label
 from analysis.registry import Missing, TableSpec
-from analysis.render import Column, Table, accuracy_column, count, interval, percent, with_minus_signs
+from analysis.render import Column, Table, count, interval, percent, score_column, with_minus_signs
 from analysis.stats import intervals_note
+from lopt.metrics import ACCURACY
 
 _LEAST_SHARE = 0.05  # a cell that is on the frontier in a smaller share of the draws has no row
 
@@ -192,6 +193,7 @@ def _parameter_counts(cell: Cell) -> tuple[int | None, int | None, int | None]:
 
 def render(info: Info) -> Table:
     most_parameters, lowest_accuracy = info.reference
+    scores = "accuracies" if info.group.metric == ACCURACY else f"scores ({info.group.score_name})"
     return Table.from_rows(
         info.rows,
         caption=f"The frontier, and how sure it is: {info.group.title}",
@@ -204,7 +206,7 @@ def render(info: Info) -> Table:
             ),
             Column(title="stored", text=lambda row: count(row.parameter_counts[1])),
             Column(title="at input", text=lambda row: count(row.parameter_counts[2])),
-            accuracy_column(lambda row: interval(row.cell.accuracy)),
+            score_column(info.group.score_name, lambda row: interval(row.cell.accuracy)),
             Column(
                 title="on the frontier, trainable",
                 csv_name="on the frontier by parameters trained",
@@ -222,15 +224,17 @@ def render(info: Info) -> Table:
             ),
         ),
         notes=(
-            "A star (*) marks a cell on the frontier of the mean accuracies. "
+            f"A star (*) marks a cell on the frontier of the mean {scores}. "
             + (
-                "The smallest cell is always on it, whatever its accuracy. "
+                f"The smallest cell is always on it, whatever its {info.group.score_name}. "
                 if info.group.zero_shot_accuracy is None
                 else f"No prompt is a point of zero parameters with {percent(info.group.zero_shot_accuracy)} % "
-                "accuracy. A cell that is not above it is not on the frontier; the smallest cell above it always is. "
+                f"{info.group.score_name}. A cell that is not above it is not on the frontier; the smallest cell "
+                "above it always is. "
             )
             + f"The last three columns say in what share of {DRAW_COUNT:,} random draws a cell is on the frontier. A "
-            "draw is the mean accuracy plus an error of the seeds, from Student's t distribution for each cell on its "
+            f"draw is the mean {info.group.score_name} plus an error of the seeds, from Student's t distribution for "
+            "each cell on its "
             "own, and an error of the examples, which are resampled once for all cells. (If predictions are missing, "
             "the examples of each cell are drawn on their own.) A cell without a star has no row if all three shares "
             f"are below {100 * _LEAST_SHARE:.0f} %.",
@@ -239,8 +243,9 @@ def render(info: Info) -> Table:
             "parameters are those on disk; a frozen random matrix is not stored, because it is made again from its "
             "seed. Parameters at input are the numbers that the model gets as input. Which count matters depends on "
             "the use.",
-            f"Hypervolume: {_format_hypervolume(info)}. This is the area between the frontier of the mean accuracies "
-            f"and {percent(lowest_accuracy)} % accuracy, over log2 of the trainable parameters. The area ends at "
+            f"Hypervolume: {_format_hypervolume(info)}. This is the area between the frontier of the mean {scores} "
+            f"and {percent(lowest_accuracy)} % {info.group.score_name}, over log2 of the trainable parameters. The "
+            "area ends at "
             f"{most_parameters:,.0f} parameters, twice those of the largest cell.",
             _gains_text(info),
             intervals_note([row.cell.accuracy for row in info.rows if row.cell.accuracy]),

@@ -38,12 +38,14 @@ def render(info: Info[Comparison]) -> Table:
             Column(title="verdict", align="left", text=lambda row: str(row.verdict)),
         ),
         notes=(
-            f"The reference is {cell_name(reference)}, called {reference.label} elsewhere, with a test accuracy of "
-            f"{percent(reference.accuracy.mean if reference.accuracy else None)} %. The space declares it "
+            f"The reference is {cell_name(reference)}, called {reference.label} elsewhere, with a test "
+            f"{info.group.score_name} of {percent(reference.accuracy.mean if reference.accuracy else None)} %. The "
+            "space declares it "
             f"({declared_text(info.group)}); of several such cells it is the one with the most trainable parameters. "
             "The table shows the confirmed cells with fewer parameters that have two seeds or more, and predictions of "
-            "the same test examples. The difference is the test accuracy of the smaller cell minus that of the "
-            "reference, in percentage points (pp). Seeds are those of the smaller cell, then of the reference.",
+            f"the same test examples. The difference is the test {info.group.score_name} of the smaller cell minus "
+            "that of "
+            "the reference, in percentage points (pp). Seeds are those of the smaller cell, then of the reference.",
             f"A smaller cell is non-inferior if a one-sided test shows that it is worse by less than {margin_text}. It "
             "is inferior if a one-sided test shows that it is worse by more. Otherwise it is undecided. "
             f"{_levels_text(info)}",

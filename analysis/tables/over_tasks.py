@@ -161,7 +161,8 @@ def _normalised_mean(
 
 
 def _runs(cell: Cell) -> list[float]:
-    return [trial.test_accuracy for trial in cell.confirmed_trials if trial.test_accuracy is not None]
+    scores = (trial.test_score(cell.metric) for trial in cell.confirmed_trials)
+    return [score for score in scores if score is not None]
 
 
 def _value(measure: Interval | float) -> float:

@@ -95,7 +95,7 @@ def _make_entry(group: Group | None, row_point: published.Point, point: publishe
         point: the point of the row on this task; None if the paper has none.
     """
     cell = _our_cell(group, row_point) if group else None
-    our_accuracy = cell.accuracy if cell else None
+    our_accuracy = cell.plain_accuracy if cell else None
     comparison = compare_with_published(group, cell, point) if point else None
     is_compared = comparison is not None and comparison.difference is not None
     return Entry(

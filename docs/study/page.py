@@ -1,26 +1,30 @@
-"""Write the results of the study into README.md beside this file, from the records in run/: python docs/study/page.py
+"""Write the results of the study from the records in run/: python docs/study/page.py
 
-The section between the two markers is replaced. A test checks that it is what the records give.
+It draws accuracy.svg, and replaces the text between two markers in README.md beside this file and in the project's
+README.md. Tests check that these texts are what the records give.
 """
 
 import sys
+import textwrap
 from pathlib import Path
 from statistics import fmean, stdev
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from analysis import render
+from analysis import render, style
 from analysis.cells import Group, groups
-from analysis.comparisons import courses, reference_cell
+from analysis.comparisons import cell_name, courses, reference_cell
 from analysis.headline import headline
 from analysis.load import Results, load
 from analysis.looks_text import ending_sentences, look_sentence
+from analysis.plots import pareto
 from analysis.registry import Missing
 from analysis.tables import looks
 
 HERE = Path(__file__).resolve().parent
-RUN = HERE / "run"
+RUN, FIGURE = HERE / "run", HERE / "accuracy.svg"
+STUDY_PAGE, PROJECT_PAGE = HERE / "README.md", HERE.parents[1] / "README.md"
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 
 
@@ -34,6 +38,8 @@ def results_text() -> str:
         "## Results so far" if status != "complete" else "## Results",
         "",
         f"{len(results.trials)} trials, in {elapsed_s / 3600:.1f} hours. The run is {status_text}.",
+        "",
+        "![Test accuracy against trainable parameters, with 95 % intervals](accuracy.svg)",
         "",
         *_search_rows(results),
         "",
@@ -50,6 +56,36 @@ def results_text() -> str:
     if not isinstance(table, Missing):
         lines += [render.markdown(looks.render(table)), ""]
     return "\n".join(lines)
+
+
+def project_text() -> str:
+    """Return the picture and the sentence for the project's README, as Markdown."""
+    (group,) = groups(load([RUN]))
+    seed_counts = sorted({len(cell.confirmed_trials) for cell in group.confirmed_cells})
+    seeds_text = " to ".join(str(count) for count in sorted({seed_counts[0], seed_counts[-1]}))
+    test_n = group.confirmed_cells[0].confirmed_trials[0].test_n
+    all_courses, reference = courses(group), reference_cell(group)
+    assert all_courses and reference
+    answer = (
+        f"The run goes on: it is not decided yet which is the smallest prompt as good as {cell_name(reference)} within "
+        f"{100 * group.margin:g} percentage points."
+        if all_courses.next_seeds
+        else " ".join(ending_sentences(group))
+    )
+    caption = (
+        f"{group.title}: {len(group.confirmed_cells)} prompts, {seeds_text} seeds each, {test_n:,} test sentences. "
+        f"{answer} [docs/study](docs/study) has all looks, seeds and rates, and the records."
+    )
+    picture = "![Test accuracy against trainable parameters, with 95 % intervals](docs/study/accuracy.svg)"
+    return "\n".join([picture, "", *textwrap.wrap(f"*{caption}*", 120), ""])
+
+
+def figure_svg() -> bytes:
+    """Return the figure of accuracy against trainable parameters."""
+    (group,) = groups(load([RUN]))
+    info = pareto.compute(group)
+    assert not isinstance(info, Missing), info
+    return style.figure_files(pareto.SPEC.draw(info))["svg"]
 
 
 def _search_rows(results: Results) -> list[str]:
@@ -85,13 +121,14 @@ def _seed_rows(group: Group) -> list[str]:
     return rows
 
 
-def page_with_results(page: str) -> str:
-    """Return the page with its section on the results written anew."""
+def page_with(page: str, text: str) -> str:
+    """Return the page with this text between the two markers."""
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{results_text().rstrip()}\n\n{END}{after}"
+    return f"{before}{BEGIN}\n\n{text.rstrip()}\n\n{END}{after}"
 
 
 if __name__ == "__main__":
-    path = HERE / "README.md"
-    path.write_text(page_with_results(path.read_text()))
+    for page_file, new_text in ((STUDY_PAGE, results_text()), (PROJECT_PAGE, project_text())):
+        page_file.write_text(page_with(page_file.read_text(), new_text))
+    FIGURE.write_bytes(figure_svg())

@@ -47,6 +47,13 @@ class Task:
         load: function that returns the rows of a split, for tasks that are not on the hub.
         division: how one file is divided, for a task whose two splits are parts of one file.
         bad_rows: what a row without text or class leads to: "refuse" raises an error, "skip" leaves the row out.
+        metric: name of the metric that selects trials, unless `--set metric=` names another one (`lopt.metrics`).
+        reports: names of further metrics that records and the report give.
+        groups: columns that say which rows belong together, for tasks whose rows are not independent. The first names
+            the cluster, such as a paragraph; all of them name the group, such as a question about it. `column.field`
+            is a field of a column.
+        class_numbers: the number that each class stands for, in ascending order, if the label is a number. A row then
+            has the class with the nearest number, and the prediction is the expected number over the classes.
     """
 
     name: str
@@ -65,6 +72,10 @@ class Task:
     load: Callable[[str], Iterable[Row]] | None = None
     division: Division | None = None
     bad_rows: str = "refuse"
+    metric: str = "accuracy"
+    reports: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    class_numbers: tuple[float, ...] = ()
 
     def template_for(self, backbone: str) -> str:
         """Return the default template for a backbone. Causal models may have their own."""

@@ -8,7 +8,7 @@ the measured steps differ.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,7 @@ def predict(
     audit_share: float = 0.0,
     audited_steps: Mapping[str, int] = MappingProxyType({}),
     price_per_hour: float | None = None,
+    most_seeds: int | None = None,
 ) -> dict[str, Any]:
     """Predict the rest of a sweep; return the prediction in the form of `probe.json`.
 
@@ -76,9 +77,11 @@ def predict(
         finished: records of trials that earlier commands have finished.
         audit_share, audited_steps: as for `EarlyStopping`.
         price_per_hour: the price of the machines, in any currency.
+        most_seeds: the most confirm seeds of a cell, if the sweep adds seeds until it is decided; else None. Then the
+            prediction says how long it takes with these, too.
     """
     from sweeps.forecast.cost import Cost
-    from sweeps.forecast.simulate import HIGH, LOW, forecast
+    from sweeps.forecast.simulate import HIGH, LOW, Forecast, forecast
 
     slowdown, device_count = resources.slowdown, resources.device_count
     cells_and_configs = [(cell, resolve(config)) for cell in space.cells for config in sample_configs(space, cell)]
@@ -106,22 +109,28 @@ def predict(
     start_s = resources.measure_start_s()
     start_s += sum(baseline_s_by_backbone_and_task.get((config.backbone, config.task), 0.0) for config in baselines)
     spread = min(max(measurement["spread"], _MIN_SPREAD), _MAX_SPREAD)
-    rest = forecast(
-        space,
-        list(costs_by_cell.values()),
-        device_count=device_count,
-        max_concurrent=resources.max_concurrent,
-        spread=spread,
-        start_s=start_s,
-        finished=finished,
-        audit_share=audit_share,
-        audited_steps=audited_steps,
-    )
+
+    def rest_with(seeds: int) -> Forecast:
+        return forecast(
+            replace(space, confirm_seeds=seeds),
+            list(costs_by_cell.values()),
+            device_count=device_count,
+            max_concurrent=resources.max_concurrent,
+            spread=spread,
+            start_s=start_s,
+            finished=finished,
+            audit_share=audit_share,
+            audited_steps=audited_steps,
+        )
+
+    rest = rest_with(space.confirm_seeds)
+    longest_rest = rest_with(most_seeds) if most_seeds else None
     price_per_s = (price_per_hour or 0.0) / 3600
     low_price, high_price = price_per_s * rest.low_s, price_per_s * rest.high_s
     price_range = {"per_hour": price_per_hour, "low": low_price, "high": high_price}
     return {
         "seconds": {"low": rest.low_s, "median": rest.median_s, "high": rest.high_s},
+        **({"seconds_with_most_seeds": longest_rest.median_s} if longest_rest else {}),
         "price": None if price_per_hour is None else price_range,
         "trials_done": len(finished),
         "trials": len(finished) + rest.trial_count,
@@ -139,6 +148,7 @@ def predict(
             *([f"in a sweep everything takes {slowdown:g} times as long as measured"] if slowdown != 1 else []),
             "no trial fails, diverges or is tried again",
             *(["a confirmed full prompt is scored again after each cut to a lower rank"] if has_cuts else []),
+            *(["the sweep ends with its first look"] if most_seeds else []),
             *([f"all {device_count} devices are like the measured one"] if device_count > 1 else []),
         ],
     }
@@ -225,6 +235,8 @@ def prediction_text(prediction: Mapping[str, Any]) -> str:
         f"prediction: {subject_text} {format_duration(seconds['low'])} to {format_duration(seconds['high'])}, "
         f"probably about {format_duration(seconds['median'])}{price_text}"
     )
+    if (longest_s := prediction.get("seconds_with_most_seeds")) is not None:
+        lines.append(f"with the most seeds of each cell, it takes about {format_duration(longest_s)}")
     return "\n".join([*lines, *(f"  ({assumption})" for assumption in prediction["assumptions"])])
 
 

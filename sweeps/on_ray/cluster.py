@@ -21,7 +21,8 @@ class Machines:
         node_count: The number of nodes that have CPUs; 1 if none has.
         cpus_per_node: The number of CPUs of the smallest of these nodes.
         may_grow: Whether machines may join.
-        expects_gpus: Whether the cluster has no GPU yet, and starts machines with GPUs on demand.
+        expects_gpus: Whether the cluster has no GPU yet, and starts machines with GPUs on demand. If nothing says which
+            machines it starts, this is assumed where no node has a CPU, either.
     """
 
     gpu_count: int
@@ -33,8 +34,8 @@ class Machines:
 
     @property
     def has_gpus(self) -> bool:
-        """Whether trials run on GPUs. If no node has any GPU or CPU, it is assumed that GPU nodes start on demand."""
-        return bool(self.gpu_count or self.expects_gpus or not self.cpu_count)
+        """Whether trials run on GPUs."""
+        return bool(self.gpu_count or self.expects_gpus)
 
 
 def read_machines(nodes: list[dict[str, Any]]) -> Machines:
@@ -42,26 +43,29 @@ def read_machines(nodes: list[dict[str, Any]]) -> Machines:
     node_resources = [node["Resources"] for node in nodes if node["Alive"]]
     node_cpu_counts = [int(amounts["CPU"]) for amounts in node_resources if amounts.get("CPU", 0) >= 1]
     gpu_count = int(sum(amounts.get("GPU", 0) for amounts in node_resources))
-    is_joined = joined_address() is not None
+    cpu_count, may_grow = sum(node_cpu_counts), joined_address() is not None
     return Machines(
         gpu_count=gpu_count,
-        cpu_count=sum(node_cpu_counts),
+        cpu_count=cpu_count,
         node_count=max(1, len(node_cpu_counts)),
         cpus_per_node=min(node_cpu_counts, default=1),
-        may_grow=is_joined,
-        expects_gpus=is_joined and not gpu_count and _starts_gpu_machines(_CLUSTER_FILE),
+        may_grow=may_grow,
+        expects_gpus=may_grow and not gpu_count and _starts_gpu_machines(_CLUSTER_FILE, unknown=not cpu_count),
     )
 
 
-def _starts_gpu_machines(cluster_file: Path) -> bool:
-    """Return whether the file of a cluster, which `ray up` leaves on the head, has a type of machines with GPUs."""
+def _starts_gpu_machines(cluster_file: Path, *, unknown: bool) -> bool:
+    """Return whether the file of a cluster, which `ray up` leaves on the head, has a type of machines with GPUs.
+
+    Without a readable file, return `unknown`.
+    """
     import yaml
 
     try:
         node_types = yaml.safe_load(cluster_file.read_text())["available_node_types"].values()
         return any((node_type.get("resources") or {}).get("GPU") for node_type in node_types)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, KeyError, AttributeError):
-        return False
+        return unknown
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lopt.config import TrialConfig
 from sweeps.on_ray import client, cluster, connection, keeper, shared_store
 from sweeps.on_ray.cluster import Allocation, Machines
-from sweeps.on_ray.waiting import wait_for
+from sweeps.on_ray.waiting import wait_for, wait_for_machine
 from sweeps.options import Options
 from sweeps.results.run_folder import StoreError
 from sweeps.results.store import Store
@@ -74,6 +74,9 @@ def prepare_cluster(
     with contextlib.ExitStack() as stack:
         stack.callback(ray.shutdown)
         machines = cluster.read_machines(ray.nodes())
+        if not machines.cpu_count and not machines.has_gpus:
+            wait_for_machine(left_s(), max_wait_s=options.max_wait_s)
+            machines = cluster.read_machines(ray.nodes())
         if options.max_gpu_hours is not None and not machines.gpu_count and not machines.may_grow:
             raise ValueError("--max-gpu-hours is given, but this machine has no GPU: leave the option out")
         if machines.may_grow and not machines.has_gpus:

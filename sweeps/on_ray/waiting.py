@@ -103,6 +103,26 @@ def wait_for(
         raise OutOfTime(f"the time of --max-wall-time ran out before the cluster {event}") from None
 
 
+def wait_for_machine(left_s: float, *, max_wait_s: float) -> None:
+    """Wait until the cluster has a machine for trials. Where Ray starts machines on demand, ask for one.
+
+    Raises:
+        OutOfTime: No machine has come after `left_s` seconds.
+        ValueError: No machine has come after `max_wait_s` seconds.
+    """
+    from ray.util import placement_group, remove_placement_group
+
+    deadline, wait = time.monotonic() + left_s, Wait("a trial", max_wait_s=max_wait_s)
+    request = placement_group([{"CPU": 1.0}])
+    try:
+        while not request.wait(_LOOK_S):
+            if time.monotonic() >= deadline:
+                raise OutOfTime("the time of --max-wall-time ran out before the cluster had any machine for trials")
+            wait.note()
+    finally:
+        remove_placement_group(request)
+
+
 def _needed_text(resources: Mapping[str, float]) -> str:
     return ", ".join(f"{math.ceil(amount)} {name.upper()}" for name, amount in resources.items() if amount)
 

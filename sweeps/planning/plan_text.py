@@ -3,9 +3,8 @@
 from dataclasses import asdict, astuple
 from typing import Any
 
-from lopt import backbones, data, tasks
+from lopt import backbones, data, metrics, tasks
 from lopt.errors import to_one_line
-from lopt.settings import METRICS
 from sweeps.planning import sizes
 from sweeps.planning.decisions import NoiseByTask, decision_lines
 from sweeps.planning.looks import look_lines
@@ -148,8 +147,8 @@ def _optional_lines(plan: Plan) -> list[str]:
         lines.append(f"  dropout    {', '.join(dropout_rates)} in training; trials with dropout train alone")
     task_titles_by_metric: dict[str, list[str]] = {}
     for config in configs:
-        task_titles_by_metric.setdefault(METRICS[config.metric], []).append(_task_title(config.task))
-    if set(task_titles_by_metric) != {METRICS["accuracy"]}:
+        task_titles_by_metric.setdefault(metrics.title(str(config.metric)), []).append(_task_title(config.task))
+    if set(task_titles_by_metric) != {metrics.title(metrics.ACCURACY)}:
         has_several_metrics = len(task_titles_by_metric) > 1
         metric_texts = [
             f"by {metric}" + (f" on {', '.join(dict.fromkeys(titles))}" if has_several_metrics else "")

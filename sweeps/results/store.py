@@ -216,6 +216,7 @@ class Store(RunFolder):
                 "gold": predictions.gold,
                 "predicted": predictions.predicted,
                 **logits,
+                **_optional_columns(predictions),
             }
         )
         buffer = pyarrow.BufferOutputStream()
@@ -266,3 +267,13 @@ class Store(RunFolder):
         elif isinstance(folder, Path):
             with contextlib.suppress(OSError):
                 folder.rmdir()
+
+
+def _optional_columns(predictions: Predictions) -> dict[str, Any]:
+    """Return the columns that only some tasks have: groups, and true and predicted numbers."""
+    columns: dict[str, Any] = {}
+    if predictions.groups is not None:
+        columns |= {"cluster": predictions.groups[:, 0], "group": predictions.groups[:, 1]}
+    if predictions.gold_numbers is not None:
+        columns |= {"gold_number": predictions.gold_numbers, "predicted_number": predictions.predicted_numbers}
+    return columns

@@ -6,6 +6,7 @@ audited: they run to the end instead, which shows what early stopping costs.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from types import MappingProxyType
@@ -53,6 +54,10 @@ class EarlyStopping:
         self._keys_audited_here.add(key)
         return Decision.AUDIT
 
+    def reason(self, stratum: str, key: str) -> str:
+        """Return in words why the trial was stopped at its last report; "" if the rule does not say."""
+        return self._rule(stratum).reason(key)
+
     def restore(self, record: TrialRecord) -> None:
         """Report the past evaluations of a trial that continues from a checkpoint.
 
@@ -80,7 +85,7 @@ class EarlyStopping:
     def _replay_evaluations(self, record: TrialRecord, evaluations: Iterable[Evaluation]) -> None:
         """Report past evaluations to the rule. Its answers are ignored, because the decisions have been made before."""
         last_step = self._audited_step_by_key.get(record.key, record.max_steps - 1)
-        best_score = 0.0
+        best_score = -math.inf  # a correlation may be negative
         for evaluation in evaluations:
             best_score = max(best_score, evaluation.score(record.metric) or 0.0)
             if evaluation.step <= last_step:

@@ -106,7 +106,7 @@ class TrialQueue:
         warm_start_records = list(warm_start_records)
         for cell_search in cell_searches:
             if cell_search.study:
-                metric = space.sample_config(cell_search.cell).metric if warm_start_records else ""
+                metric = str(space.sample_config(cell_search.cell).metric) if warm_start_records else ""
                 cell_search.study.enqueue_first_points(
                     record for record in warm_start_records if can_warm_start(cell_search.cell, record, metric)
                 )

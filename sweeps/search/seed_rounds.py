@@ -36,8 +36,8 @@ class SeedRounds:
                 self._announced_texts.add(text)
             if all_courses.next_seeds is not None:
                 for cell in (reference, *all_courses.wanted):
-                    trial = cell.confirmed_trials[0]
-                    seeds_by_cell[trial.cell, trial.stratum] = all_courses.next_seeds
+                    for trial in cell.confirmed_trials[:1]:  # a cell without any gets its first seeds after its search
+                        seeds_by_cell[trial.cell, trial.stratum] = all_courses.next_seeds
         return seeds_by_cell
 
 

@@ -1,5 +1,6 @@
 """The search inside one cell: an `optuna.Study` that is used through its ask-and-tell interface."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -187,7 +188,7 @@ def _suggest(optuna_trial: optuna.Trial, name: str, distribution: BaseDistributi
 
 def _best_scores(record: TrialRecord) -> dict[int, float]:
     """Return the best score up to each evaluation, by step. An evaluation at `max_steps` is left out."""
-    best_score, best_score_by_step = 0.0, {}
+    best_score, best_score_by_step = -math.inf, {}
     for evaluation in record.evaluations:
         best_score = max(best_score, evaluation.score(record.metric) or 0.0)
         if evaluation.step < record.max_steps:

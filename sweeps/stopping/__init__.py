@@ -41,6 +41,10 @@ class StoppingRule(ABC):
     def forget(self, key: str) -> None:
         """Forget all reports of a trial that will start over."""
 
+    def reason(self, key: str) -> str:
+        """Return in words why the last report of the trial `key` has stopped it; "" if the rule does not say."""
+        return ""
+
     # The plan and the forecast use the following methods. A new rule need not override them.
 
     def decision_steps(self, eval_every: int) -> list[int]:

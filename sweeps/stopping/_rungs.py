@@ -20,7 +20,8 @@ class Rungs:
     """Rungs at given steps. The best 1/`reduction_factor` of the trials that reach a rung go on."""
 
     def __init__(self, steps: Iterable[int], reduction_factor: int) -> None:
-        self._stopping_percentile = 100 * (1 - 1 / reduction_factor)
+        self._reduction_factor, self._stopping_percentile = reduction_factor, 100 * (1 - 1 / reduction_factor)
+        self.reason_by_key: dict[str, str] = {}  # why trials were stopped, in words
         # Each rung is its step, and by key the scores of the trials that have reached it.
         self._rungs: list[tuple[int, dict[str, float]]] = [(step, {}) for step in sorted(steps, reverse=True)]
 
@@ -36,9 +37,16 @@ class Rungs:
                 import numpy as np  # imported here because a plan does not need it
 
                 scores = list(score_by_key.values())
-                is_stopped = bool(scores) and score < float(np.percentile(scores, self._stopping_percentile))
+                bound = float(np.percentile(scores, self._stopping_percentile)) if scores else score
                 score_by_key[key] = score
-                return is_stopped
+                if score < bound:
+                    bound_text = (
+                        f"that of the best 1/{self._reduction_factor} of the {len(scores)} earlier trials there"
+                    )
+                    self.reason_by_key[key] = (
+                        f"rung {rung_step:,}: its score {score:.4f} is below {bound:.4f}, {bound_text}"
+                    )
+                return score < bound
         return False
 
     def forget(self, key: str) -> None:

@@ -21,6 +21,9 @@ class ASHA(StoppingRule):
     def forget(self, key: str) -> None:
         self.rungs_of(key).forget(key)
 
+    def reason(self, key: str) -> str:
+        return self.rungs_of(key).reason_by_key.get(key, "")
+
     def decision_steps(self, eval_every: int) -> list[int]:
         return rung_steps(self.grace_steps, self.reduction_factor, self.max_steps)
 

@@ -16,6 +16,7 @@ class Median(StoppingRule):
     def __init__(self, *, grace_steps: int, reduction_factor: int, max_steps: int) -> None:
         super().__init__(grace_steps=grace_steps, reduction_factor=reduction_factor, max_steps=max_steps)
         self._reports_by_key: dict[str, dict[int, float]] = {}  # a trial's scores by step, from `grace_steps` on
+        self._reason_by_key: dict[str, str] = {}  # why trials were stopped, in words
 
     def report(self, key: str, step: int, score: float) -> bool:
         if step < self.grace_steps:
@@ -27,7 +28,16 @@ class Median(StoppingRule):
             for other_key, score_by_step in self._reports_by_key.items()
             if other_key != key and max(score_by_step) >= step and min(score_by_step) <= step
         ]
-        return len(average_scores) >= MIN_OTHER_TRIALS and max(own_score_by_step.values()) < median(average_scores)
+        if len(average_scores) < MIN_OTHER_TRIALS:
+            return False
+        best_score, bound = max(own_score_by_step.values()), median(average_scores)
+        if best_score < bound:
+            median_text = f"the median of {len(average_scores)} other trials"
+            self._reason_by_key[key] = f"step {step:,}: its score {best_score:.4f} is below {bound:.4f}, {median_text}"
+        return best_score < bound
+
+    def reason(self, key: str) -> str:
+        return self._reason_by_key.get(key, "")
 
     def forget(self, key: str) -> None:
         self._reports_by_key.pop(key, None)

@@ -6,7 +6,6 @@ To follow a sweep: tail -f results/ablation-demo/events.jsonl
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lopt.records import TrialRecord, utc_now
@@ -23,11 +22,7 @@ class Events(Tracker):
 
     def __init__(self, store: Store, space: Space) -> None:
         super().__init__(store, space)
-        if not isinstance(store.folder, Path):
-            raise ValueError(
-                "tracker 'events' appends to a file, which is not possible at a URL: give a folder as --out"
-            )
-        self._path = store.folder / "events.jsonl"
+        self._path = self.local_folder("events.jsonl")
 
     def on_started(self, job: Job) -> None:
         self._write("started", job, config=job.config.to_dict())

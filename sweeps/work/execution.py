@@ -21,6 +21,7 @@ from lopt.failure import failed_record
 from lopt.records import TrialRecord, utc_now
 from sweeps.results.run_folder import StoreError
 from sweeps.results.store import FINAL_STATUSES, Store
+from sweeps.work.evaluations import last_evaluation_as_json
 from sweeps.work.job import SCORE, STEP, Job, Report, overdue_message
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Execution:
         step: the last evaluated step; for a trial that has ended, the number of its steps.
         selection_score: the best score so far, by the metric of the configuration.
         record: the record, as JSON.
+        evaluation: the last evaluation, as JSON, or "" (`sweeps.work.evaluations`).
         restored: whether the trial has just been restored from a checkpoint.
         note: something that the user should know, or "".
         store_error: why results cannot be kept, or "". Such an error ends the sweep, and the trial has not failed.
@@ -196,6 +198,7 @@ class Execution:
             STEP: record.steps if self.has_ended else evaluated_step,
             SCORE: record.selection_score or 0.0,
             "record": json.dumps(record.to_dict()),  # a string, because Ray flattens nested results
+            "evaluation": last_evaluation_as_json(record),
             "restored": restored,
             "note": note,
             "store_error": store_error,

@@ -58,14 +58,14 @@ class World:
         ]
 
 
-def simulated_run(store, gaps, *, seeds=3, n=872, spread=0.005, draw_seed=0, only_these_cells=False):
+def simulated_run(store, gaps, *, seeds=3, n=872, spread=0.005, draw_seed=0, only_these_cells=False, more_cells=()):
     """Write a run of a full prompt and of smaller prompts that are worse by these gaps.
 
-    With `only_these_cells`, no other cell is planned.
+    With `only_these_cells`, no other cell is planned but `more_cells`, each of a method, a length and a rank.
     """
     world = World(spread, np.random.default_rng(draw_seed))
     cells = [("prompt_tuning", 10, None), *(("lopt1", 10, rank) for rank in range(1, len(gaps) + 1))]
-    run = store(test_n=n, split_size=n, **({"cells": cells} if only_these_cells else {}))
+    run = store(test_n=n, split_size=n, **({"cells": [*cells, *more_cells]} if only_these_cells else {}))
     examples = world.generator.normal(0, EXAMPLE_SPREAD, n)
     for i, gap in enumerate((0.0, *gaps)):
         method, rank = ("lopt1", i) if i else ("prompt_tuning", None)

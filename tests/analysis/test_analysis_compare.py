@@ -9,7 +9,7 @@ from analysis.cells import groups
 from analysis.compare import compare_groups, comparison_table
 from analysis.load import load
 from analysis.noninferiority import estimate_difference
-from analysis.predictions import correct_by_group
+from analysis.predictions import values_by_group
 from analysis.report import main
 from tests.analysis.test_analysis_frontier import ACCURACIES, write_run
 
@@ -38,7 +38,8 @@ def test_pairs_are_compared_on_the_same_examples(two_runs):
     assert [cell.label for cell in comparison.unpaired_cells[0]] == ["LoPT-1 n=10 r=5"]
     assert [cell.label for cell in comparison.unpaired_cells[1]] == ["LoPT-1 n=20 r=1"]
     pair = comparison.pairs[1]
-    expected = estimate_difference(*correct_by_group(pair.second.confirmed_trials, pair.first.confirmed_trials))
+    trials_of_both = pair.second.confirmed_trials, pair.first.confirmed_trials
+    expected = estimate_difference(*values_by_group(*trials_of_both, metric="accuracy"))
     assert pair.difference == expected
     assert pair.difference.low > 0
     assert comparison.hypervolumes[1] > comparison.hypervolumes[0]

@@ -91,7 +91,7 @@ def test_a_file_that_cannot_be_used_is_named_with_its_effect(run, damage):
     (warning,) = prediction_warnings(run)
     assert warning.startswith(f"Predictions that cannot be used: {run.name}/predictions/{file.name} (")
     assert reason in warning
-    assert "come from the seeds' accuracies alone (LoPT-1 n=10 r=1)" in warning
+    assert "come from the seeds' scores alone (LoPT-1 n=10 r=1)" in warning
     assert "no verdict against the reference (LoPT-1 n=10 r=1)" in warning
     (group,) = groups(load([run]))
     assert group.find("lopt1", 10, 1).accuracy.seeds == 3

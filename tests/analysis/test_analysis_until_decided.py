@@ -21,7 +21,7 @@ DESIGN = {"margin": 0.02, "looks": [3, 5, 8], "times": [0.5, 0.75, 1.0]}
 
 def run_with_looks(store, gaps, design=DESIGN, **options):
     """Write a simulated run, with the looks in its manifest."""
-    path = simulated_run(store, gaps, **{"only_these_cells": True, **options})
+    path = simulated_run(store, gaps, only_these_cells=True, **options)
     file = path / "manifest.json"
     manifest = json.loads(file.read_text())
     manifest["space"] |= {"until_decided": design, "margin": design["margin"]}
@@ -62,12 +62,26 @@ def test_an_unfinished_run_says_which_seeds_the_next_look_needs(store):
     assert len(table.rows) == 1 and "more seeds" in table.rows[0]
 
 
-def test_a_planned_cell_that_is_not_confirmed_keeps_the_question_open(store):
-    group = group_of(run_with_looks(store, [0.3], seeds=8, n=2000, spread=0.002, only_these_cells=False))
+def test_a_cell_whose_search_failed_keeps_the_question_open(store):
+    path = run_with_looks(store, [0.3], seeds=8, n=2000, spread=0.002, more_cells=[("lopt1", 30, 5)])
+    store().search("lopt1", 30, 5, key="another", status="failed", selection_accuracy=None)
+    group = group_of(path)
     assert courses(group).all[0].outcome == "inferior" and not courses(group).is_decided
     sentences = ending_sentences(group)
     assert sentences[0] == "Not decided with 8 seeds of the reference."
     assert "LoPT-1 n=30 r=5 is open: it has no confirmed trial." in sentences
+
+
+@pytest.mark.parametrize("is_search_begun", [False, True])
+def test_the_first_look_waits_for_cells_whose_first_seeds_are_still_to_come(store, is_search_begun):
+    path = run_with_looks(store, [0.3], seeds=3, n=800, spread=0.002, more_cells=[("lopt1", 30, 5)])
+    if is_search_begun:
+        store().search("lopt1", 30, 5, key="another")
+    group = group_of(path)
+    assert not any(course.looks for course in courses(group).all)
+    assert ending_sentences(group) == [
+        "Not decided yet: the next look is at 3 seeds of the reference and LoPT-1 n=10 r=1, LoPT-1 n=30 r=5."
+    ]
 
 
 def test_a_larger_cell_may_be_as_good_while_a_smaller_one_is_open(store):

@@ -147,6 +147,7 @@ def test_all_nodes_work_and_a_job_whose_time_is_over_continues(site):
     records = [json.loads(file.read_text()) for file in site.records("long")]
     assert Counter(record["phase"] for record in records) == {"search": 18, "confirm": 3}
     assert {record["status"] for record in records} == {"complete"}
+    assert {record["provenance"]["hardware"]["node"] for record in records} == {"node1", "node2"}
     assert len({record["key"] for record in records}) == 21
     assert {file: file.stat().st_mtime_ns for file in earlier} == earlier, "a finished trial ran again"
 

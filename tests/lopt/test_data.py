@@ -16,7 +16,7 @@ from lopt.batches import collate, evaluation_batches, training_batches
 from lopt.data import prepare_data
 from lopt.encoding import Example, encode, encode_whole
 from lopt.examples import load_split
-from lopt.parts import few_shot_sample, halve, hold_out, stratified_sample
+from lopt.sampling import SampledTargets, few_shot_sample, halve, hold_out, stratified_sample
 from lopt.tasks import movie_snippets
 
 
@@ -110,22 +110,28 @@ def test_stratified_samples_keep_the_shares_of_the_classes(labels, share, seed):
 
 def test_held_out_examples_are_a_tenth_and_at_most_5000():
     for total, expected in ((100, 10), (67_349, 5000), (5, 1)):
-        train, selection = hold_out(np.arange(total) % 2, seed=42)
+        train, selection = hold_out(SampledTargets(np.arange(total) % 2), seed=42)
         assert len(selection) == expected
         assert sorted([*train, *selection]) == list(range(total))
     labels = np.arange(100) % 2
-    selection, other_selection = hold_out(labels, seed=42)[1], hold_out(labels, seed=43)[1]
-    assert np.array_equal(selection, hold_out(labels, seed=42)[1])
+    selection, other_selection = (
+        hold_out(SampledTargets(labels), seed=42)[1],
+        hold_out(SampledTargets(labels), seed=43)[1],
+    )
+    assert np.array_equal(selection, hold_out(SampledTargets(labels), seed=42)[1])
     assert not np.array_equal(selection, other_selection)
 
 
 @settings(deadline=None)  # the first call imports torch
 @given(count=st.integers(2, 300), seed=st.integers(0, 99))
 def test_halves_are_disjoint_complete_and_reproducible(count, seed):
-    selection, report = halve(count, seed)
+    selection, report = halve(SampledTargets(np.zeros(count)), seed)
     assert len(selection) == count // 2
     assert sorted([*selection, *report]) == list(range(count))
-    assert all(np.array_equal(*pair) for pair in zip(halve(count, seed), (selection, report), strict=True))
+    assert all(
+        np.array_equal(*pair)
+        for pair in zip(halve(SampledTargets(np.zeros(count)), seed), (selection, report), strict=True)
+    )
 
 
 @given(labels=st.lists(st.integers(0, 3), min_size=1, max_size=100), shots=st.integers(1, 20), seed=st.integers(0, 99))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import get_constant_schedule_with_warmup, get_linear_schedule_with_warmup
 
 from lopt.config import TrialConfig, key_of_values
-from lopt.metrics import Predictions, macro_f1
+from lopt.metrics import Predictions
 from lopt.optim import make_optimizer, rate_factor
 
 BASE = {"method": "prompt_tuning", "task": "toy", "backbone": "tiny", "learning_rate": 0.3}
@@ -23,18 +23,6 @@ def test_accuracy_loss_and_top_class_share_follow_their_definitions():
     expected_loss = torch.nn.functional.cross_entropy(torch.tensor(logits), torch.tensor([0, 1, 1]))
     assert predictions.loss == pytest.approx(float(expected_loss), abs=1e-12)
     assert predictions.top_class_share == pytest.approx(2 / 3)
-
-
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=40))
-def test_macro_f1_is_the_mean_of_the_classes_f1(pairs):
-    gold, predicted = (np.array(side) for side in zip(*pairs, strict=True))
-    scores = []
-    for label in range(3):
-        hit_count = sum(true == guess == label for true, guess in pairs)
-        precision = hit_count / max(1, sum(guess == label for _, guess in pairs))
-        recall = hit_count / max(1, sum(true == label for true, _ in pairs))
-        scores.append(2 * precision * recall / (precision + recall) if precision + recall else 0.0)
-    assert macro_f1(gold, predicted, 3) == pytest.approx(np.mean(scores))
 
 
 def test_adafactor_follows_its_formulas():

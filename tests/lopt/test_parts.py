@@ -179,8 +179,8 @@ def test_a_class_that_is_not_selected_or_reported_on_is_noted(write_task):
     assert "selected on 2 (none of c) of 8 examples" in prepared_data.protocol
     assert "reported on test.csv (none of c)" in prepared_data.protocol
     notes = data.plan_notes(config)
-    assert "there is no row of c to select on, so that accuracy says nothing about it" in notes
-    assert "there is no row of c to report on, so that accuracy says nothing about it" in notes
+    assert "there is no row of c to select on, so that the scores say nothing about it" in notes
+    assert "there is no row of c to report on, so that the scores say nothing about it" in notes
 
 
 def test_a_built_in_task_has_no_note_of_few_rows(tiny):

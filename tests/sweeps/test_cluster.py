@@ -29,14 +29,16 @@ def test_what_a_trial_reserves():
     assert allocate(two_gpus, 4, trials_per_gpu=4).solo_resources == {"cpu": 1.0, "gpu": 0.25}
     two_nodes = Machines(gpu_count=0, cpu_count=4, node_count=2, cpus_per_node=2, may_grow=True)
     assert allocate(two_nodes, 4, max_concurrent=1).solo_resources == {"cpu": 2.0}, "no more than a node has"
-    no_workers_yet = Machines(gpu_count=0, cpu_count=0, node_count=1, cpus_per_node=1, may_grow=True)
+    no_workers_yet = Machines(gpu_count=0, cpu_count=0, node_count=1, cpus_per_node=1, may_grow=True, expects_gpus=True)
     allocation = allocate(no_workers_yet, 4)
     assert allocation.shared_resources == {"gpu": 0.25}
     counts = [allocation.concurrent_count(replace(no_workers_yet, gpu_count=count)) for count in (0, 1, 3)]
     assert counts == [4, 4, 12], "machines that join are used"
 
 
-def test_what_a_cluster_offers(monkeypatch):
+def test_what_a_cluster_offers(monkeypatch, tmp_path):
+    monkeypatch.setattr(cluster, "_CLUSTER_FILE", tmp_path / "cluster.yaml")
+
     def node(alive=True, **resources):
         return {"Alive": alive, "Resources": resources}
 
@@ -46,7 +48,9 @@ def test_what_a_cluster_offers(monkeypatch):
     assert machines == Machines(gpu_count=2, cpu_count=12, node_count=2, cpus_per_node=4, may_grow=False)
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     machines = read_machines([node()])
-    assert machines == Machines(gpu_count=0, cpu_count=0, node_count=1, cpus_per_node=1, may_grow=True)
+    assert machines == Machines(
+        gpu_count=0, cpu_count=0, node_count=1, cpus_per_node=1, may_grow=True, expects_gpus=True
+    ), "nothing says which machines it starts"
 
 
 def test_a_head_with_cpus_does_not_train_where_gpus_start_on_demand(monkeypatch, tmp_path):
@@ -63,6 +67,7 @@ def test_a_head_with_cpus_does_not_train_where_gpus_start_on_demand(monkeypatch,
     ):
         (tmp_path / "cluster.yaml").write_text(text)
         assert not read_machines(head).has_gpus, text
+    assert not read_machines([{"Alive": True, "Resources": {}}]).has_gpus, "it starts machines without GPUs only"
     (tmp_path / "cluster.yaml").write_text("available_node_types: {a: {}, b: {resources: {CPU: 4, GPU: 1}}}")
     assert read_machines(head).has_gpus
     assert allocate(read_machines(head), 2).shared_resources == {"gpu": 0.5}

@@ -71,6 +71,13 @@ def test_budgets_hold_on_a_cluster(tmp_path):
         process = sweep("--max-wall-time", "10s", "--probe")
         assert process.returncode == 4, process.stdout + process.stderr
         assert "error: the time of --max-wall-time ran out before" in process.stderr
+        (tmp_path / "ray_bootstrap_config.yaml").write_text("available_node_types: {cpu: {resources: {CPU: 2}}}")
+        environment["HOME"] = str(tmp_path)
+        process = sweep("--max-wall-time", "20s")
+        assert process.returncode == 4, process.stdout + process.stderr
+        assert "waiting until the cluster has room for a trial" in process.stdout, "it starts machines without GPUs"
+        assert "the time of --max-wall-time ran out before the cluster had any machine" in process.stdout
+        environment["HOME"] = os.environ["HOME"]
         cluster.add_node(num_cpus=2, num_gpus=1)
         endless = "--set", "max_steps=200000", "--set", "eval_every=20", "--set", "grace_steps=200000"
         alone = "--trials-per-gpu", "4", "--max-concurrent", "1"

@@ -170,6 +170,17 @@ def test_the_command_predicts_without_ray(tmp_path, capsys):
     assert "0 of 9 trials were finished when it was predicted" in (run / "report" / "report.md").read_text()
 
 
+def test_seeds_that_may_be_added_are_predicted_beside_the_first_look(tmp_path, capsys):
+    command = [*SMALL, "--until-decided", "--most-seeds", "9", "--local-mode", "--out", str(tmp_path), "--probe"]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"with the most seeds of each cell, it takes about \d+:\d\d", out)
+    assert "the sweep ends with its first look" in out
+    (file,) = tmp_path.glob("*/probe.json")
+    prediction = json.loads(file.read_text())["prediction"]
+    assert prediction["seconds_with_most_seeds"] > prediction["seconds"]["high"]
+
+
 def test_with_json_only_json_is_printed(tmp_path, capsys):
     assert main([*SMALL, "--local-mode", "--out", str(tmp_path), "--probe", "--json"]) == 0
     output = json.loads(capsys.readouterr().out)
