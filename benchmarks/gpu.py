@@ -1,127 +1,58 @@
 """Trial-steps per second on a GPU, for GPT-2 large and T5-base with random weights in bf16.
 
-    python benchmarks/gpu.py [--models gpt2-large,t5-base] [--packed 1,4,16,64] [--processes 2,4]
+    python benchmarks/gpu.py            # about four minutes; each result is saved as soon as it is there
+    python benchmarks/gpu.py --long     # more rounds, and PEFT in several processes side by side
     python benchmarks/gpu.py --dry      # tiny sizes on the CPU, only to test that the benchmark runs
 
-A trial-step is one training step of one trial. A trial has n = 10, batch 16 and texts of 40 tokens. The contenders are
-PEFT's prompt tuning in a loop (one trial, or several processes side by side), our loop of one trial, and the engine
-with K trials. They take turns in one run with matrix products, the fastest of which gives the peak speed. The benchmark
-needs torch and transformers. Without peft, PEFT's rows are left out and the processes run our loop of one trial.
+A trial-step is one training step of one trial. A trial has n = 10, batch 16, and texts of 40 tokens or of lengths like
+SST-2's. The contenders are PEFT's prompt tuning in a loop, also with larger batches, our loop of one trial, and the
+engine with K trials. They take turns in one run with matrix products, the fastest of which gives the peak speed. The
+benchmark needs torch and transformers. Without peft, PEFT's rows are left out.
 """
 
 import argparse
 import importlib.util
-import json
+import itertools
 import multiprocessing
 import statistics
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks import _common, limit
+from benchmarks import _common, _flops, limit
+from benchmarks._gpu_models import Setup, write_setup
 from lopt import TrialConfig
 from lopt.batches import collate
 from lopt.engine import Engine
 from lopt.training import Trial
 
-BATCH_SIZE, PROMPT_LENGTH, TEXT_TOKENS, LEARNING_RATE = 16, 10, 40, 0.3
-EXAMPLE_COUNT = 512
+BATCH_SIZE, PROMPT_LENGTH, LEARNING_RATE = 16, 10, 0.3
+PEFT_BATCH_FACTORS = (1, 4, 16)  # PEFT's loop runs with batches of 16 times these; the fastest counts
 ALONE = "one trial"
 NOTES = """\
-share: the FLOP/s as a share of the fastest matrix product of this run, with 4 FLOPs for each token and each weight that
-the token passes. The weights are those of the blocks, without embeddings and head. In T5, tokens of prompt and text
-pass the encoder's weights, and the decoder's two tokens pass the decoder's.
+share: the FLOP/s of what the contender computes, as a share of the fastest matrix product of this run: 4 FLOPs for each
+token and each weight that the token passes (`benchmarks/_flops.py`), without embeddings, head and padding.
 PEFT's loop computes the loss over the whole vocabulary, with dropout as in training. Our contenders compute the loss
 over the label words, without dropout.
 memory: the weights and what the contender adds to them at its peak; for several processes, the sum over them.
-There is no padding, because all texts have the same length."""
+PEFT's loop also runs with larger batches: sixteen rows count as one trial-step. The engine also runs with as many
+trials as a sweep would pack."""
 
 
-@dataclass(frozen=True)
-class Setup:
-    """What a process needs to build a contender: the folders of the model and of the task, and how to run the model."""
-
-    model: str
-    task: str
-    seq2seq: bool
-    precision: str
-
-
-def build_model(name: str, *, dry: bool) -> tuple[Any, Any]:
-    """Return a model with random weights and a byte tokenizer.
-
-    Args:
-        name: the architecture, gpt2-large or t5-base.
-        dry: whether the model is a tiny one of two layers.
-    """
-    import torch
-    from tokenizers import processors
-    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
-
-    from lopt.backbones.seq2seq import SENTINEL
-    from lopt.backbones.tiny import tokenizer
-
-    torch.manual_seed(0)
-    if name == "gpt2-large":
-        sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2} if dry else {"n_embd": 1280, "n_layer": 36, "n_head": 20}
-        return GPT2LMHeadModel(GPT2Config(**sizes)), tokenizer()
-    if name == "t5-base":
-        sizes = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
-        if not dry:
-            sizes = {"d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_heads": 12}
-        byte_tokenizer = tokenizer().backend_tokenizer
-        byte_tokenizer.add_special_tokens(["</s>", SENTINEL])
-        end_token = ("</s>", byte_tokenizer.token_to_id("</s>"))
-        byte_tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[end_token])
-        t5_tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer, pad_token="<pad>", eos_token="</s>")
-        return T5ForConditionalGeneration(T5Config(decoder_start_token_id=0, **sizes)), t5_tokenizer
-    raise ValueError(f"unknown model {name!r}; valid: gpt2-large, t5-base")
-
-
-def write_setup(name: str, folder: Path, *, dry: bool) -> Setup:
-    """Write the model, and a task of random letters whose inputs all have 40 tokens, into a folder."""
-    import torch
-
-    model, tokenizer = build_model(name, dry=dry)
-    if torch.cuda.is_available():
-        model.cuda()  # a GPU casts and writes the weights faster
-    model.to(torch.float32 if dry else torch.bfloat16).save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
-    seq2seq, task = name.startswith("t5"), folder / "task"
-    template_tokens = len(" It was") + (len(" ") + 2 if seq2seq else 0)  # T5 adds a space, the sentinel and the end
-    task.mkdir()
-    generator = np.random.RandomState(0)
-    for split, count in (("train", EXAMPLE_COUNT), ("report", 16)):
-        texts = ["".join(generator.choice(list("abcdefgh"), TEXT_TOKENS - template_tokens)) for _ in range(count)]
-        rows = [{"text": text, "label": index % 2} for index, text in enumerate(texts)]
-        (task / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    task_settings = {
-        "columns": ["text"], "classes": ["negative", "positive"], "template": "{text} It was",
-        "label_words": [" bad", " great"], "train": "train.jsonl", "report": "report.jsonl",
-    }  # fmt: skip
-    (task / "task.toml").write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in task_settings.items()))
-    return Setup(str(folder / "model"), str(task), seq2seq, "fp32" if dry else "bf16")
-
-
-def begin_trial(setup: Setup, method: str, seed: int = 0) -> Trial:
+def begin_trial(setup: Setup, method: str, seed: int = 0, batch_size: int = BATCH_SIZE) -> Trial:
     config = TrialConfig(
         method=method, task=setup.task, backbone=setup.model, length=PROMPT_LENGTH,
         rank=2 if method == "lopt1" else None, learning_rate=LEARNING_RATE, optimizer="adafactor",
-        schedule="constant", batch_size=BATCH_SIZE, max_steps=10**6,
+        schedule="constant", batch_size=batch_size, max_steps=10**6,
         eval_every=10**6, precision=setup.precision, seed=seed,
     )  # fmt: skip
-    trial = Trial(config, phase="search")
-    assert set(trial.data.train.token_counts) == {TEXT_TOKENS}
-    return trial
+    return Trial(config, phase="search")
 
 
 def our_step(setup: Setup) -> Callable[[], Any]:
@@ -137,7 +68,7 @@ def engine_step(setup: Setup, trial_count: int) -> Callable[[], Any]:
     return engine.update_trials
 
 
-def peft_step(setup: Setup, *, alone: bool = False) -> Callable[[], Any]:
+def peft_step(setup: Setup, *, batch_size: int = BATCH_SIZE, alone: bool = False) -> Callable[[], Any]:
     """Return a function that does one step of PEFT's prompt tuning.
 
     The step computes all logits, takes the loss on the label word, clips gradients at 1 and updates with Adafactor.
@@ -149,7 +80,7 @@ def peft_step(setup: Setup, *, alone: bool = False) -> Callable[[], Any]:
     import torch
     from transformers.optimization import Adafactor
 
-    trial = begin_trial(setup, "prompt_tuning")
+    trial = begin_trial(setup, "prompt_tuning", batch_size=batch_size)
     backbone, label_ids = trial.backbone, trial.label_ids
     prompt_config = peft.PromptTuningConfig(
         task_type="SEQ_2_SEQ_LM" if setup.seq2seq else "CAUSAL_LM", num_virtual_tokens=PROMPT_LENGTH,
@@ -211,32 +142,46 @@ def _peak_bytes() -> int:
     return torch.cuda.max_memory_allocated()
 
 
-def row_flops(model: Any, *, seq2seq: bool) -> float:
-    """Return the FLOPs of one row, forward and backward: 4 for each token and each weight that the token passes."""
-    weight_count, token_count = limit.count_block_weights(model), PROMPT_LENGTH + TEXT_TOKENS
-    if not seq2seq:
-        return 4.0 * weight_count * token_count
-    encoder_weight_count = sum(weight.numel() for weight in model.get_encoder().block.parameters())
-    return 4.0 * (encoder_weight_count * token_count + (weight_count - encoder_weight_count) * 2)
+def sweep_pack_size(trial: Trial) -> int:
+    """Return how many trials like this a sweep would pack on this device."""
+    from lopt.pass_runner import max_pass_tokens
+    from sweeps.work import packing
+
+    backbone, device_type = trial.backbone, trial.backbone.device.type
+    step_tokens = packing.tokens_per_step(backbone, trial.config, trial.data)
+    memory_tokens = packing.tokens_in_memory(backbone, trial.data, PROMPT_LENGTH)
+    return packing.choose_pack_size(step_tokens, max_pass_tokens(backbone), memory_tokens, device_type=device_type)
 
 
-def measure_model(model_name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Measure one model, print its table, and return the result to save."""
-    setup = write_setup(model_name, folder, dry=options.dry)
+def form_of(backbone: Any) -> str:
+    """Return the form that passes take, in words."""
+    if not _flops.is_flat(backbone):
+        return "plain form, with padding"
+    if getattr(backbone.flat, "use_varlen_kernel", False):
+        return "flat form, one attention call a layer"
+    return "flat form, attention block by block"
+
+
+def measure_model(model_name: str, lengths: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Measure one model on texts of these lengths, print its table, and return the result to save."""
+    setup = write_setup(model_name, folder, lengths=lengths, dry=options.dry)
     has_peft = importlib.util.find_spec("peft") is not None
     process_step, loop_name = (partial(peft_step, alone=True), "PEFT loop") if has_peft else (our_step, "our loop")
     if not has_peft:
         print("PEFT's loop does not run, because peft is not installed; the processes run our loop of one trial")
-    backbone = begin_trial(setup, "lopt1").backbone
+    first_trial = begin_trial(setup, "lopt1")
+    backbone, text_tokens = first_trial.backbone, BATCH_SIZE * float(first_trial.data.train.token_counts.mean())
+    packed = sorted({*options.packed, sweep_pack_size(first_trial)})
     weight_bytes = sum(weight.numel() * weight.element_size() for weight in backbone.model.parameters())
 
     def in_this_process(step: Callable[[], Any], count: int) -> Callable[[], dict[str, Any]]:
         def run() -> dict[str, Any]:
             step()  # untimed
             allocated_bytes = _reset_peak_bytes()
-            times = _common.time_calls(step, options.steps)
+            # The GPU is waited for after the last step only, as in training.
+            (seconds,) = _common.time_calls(lambda: [step() for _ in range(options.steps)], 1)
             memory = weight_bytes + _peak_bytes() - allocated_bytes
-            return {"trial_steps": options.steps * count, "seconds": sum(times), "steps_s": times, "memory": memory}
+            return {"trial_steps": options.steps * count, "seconds": seconds, "memory": memory}
 
         return run
 
@@ -248,7 +193,10 @@ def measure_model(model_name: str, options: argparse.Namespace, folder: Path) ->
         return {"trial_steps": options.steps * len(pipes), "seconds": seconds, "memory": sum(memory_bytes_by_process)}
 
     baseline = f"{loop_name}, {ALONE}"
-    contenders: dict[str, Callable[[], Any]] = {baseline: in_this_process(peft_step(setup), 1)} if has_peft else {}
+    contenders: dict[str, Callable[[], Any]] = {}
+    for factor in PEFT_BATCH_FACTORS if has_peft else ():
+        name = baseline if factor == 1 else f"{loop_name}, batches of {factor * BATCH_SIZE}"
+        contenders[name] = in_this_process(peft_step(setup, batch_size=factor * BATCH_SIZE), factor)
     contenders[f"our loop, {ALONE}"] = in_this_process(our_step(setup), 1)
     spawn, pipes, processes = multiprocessing.get_context("spawn"), [], []
     try:
@@ -262,10 +210,10 @@ def measure_model(model_name: str, options: argparse.Namespace, folder: Path) ->
             pipe.recv()
         for count in options.processes:
             contenders[f"{loop_name}, {count} processes"] = partial(side_by_side, pipes[:count])
-        for count in options.packed:
+        for count in packed:
             contenders[f"engine K={count}"] = in_this_process(engine_step(setup, count), count)
-        width, batch_tokens = backbone.width, BATCH_SIZE * (PROMPT_LENGTH + TEXT_TOKENS)
-        shapes = [(batch_tokens * count, width, 4 * width) for count in {1, max(options.packed)}]
+        width, batch_tokens = backbone.width, BATCH_SIZE * PROMPT_LENGTH + text_tokens
+        shapes = [(round(batch_tokens) * count, width, 4 * width) for count in {1, max(packed)}]
         shapes.append((options.square,) * 3)
         runs = _common.run_in_turns({"limit": partial(limit.measure_peaks, shapes), **contenders}, options.rounds)
     finally:
@@ -275,13 +223,16 @@ def measure_model(model_name: str, options: argparse.Namespace, folder: Path) ->
             process.join(timeout=30)
 
     peak_flops_per_s = statistics.median(peaks[setup.precision] for peaks in runs["limit"])
-    step_flops = BATCH_SIZE * row_flops(backbone.model, seq2seq=setup.seq2seq)
+    sizes = {"prompt_length": PROMPT_LENGTH, "batch_size": BATCH_SIZE, "text_tokens": text_tokens}
+    flops_by_form = {flat: _flops.step_flops(backbone, flat=flat, **sizes) for flat in (False, True)}
+    is_flat = _flops.is_flat(backbone)
     step_seconds = {name: [run["seconds"] / run["trial_steps"] for run in runs[name]] for name in contenders}
     table_rows, results = [], {}
     for name, times in step_seconds.items():
         ratio, least_ratio, greatest_ratio = _common.speed_ratios(step_seconds[baseline], times)
         steps_per_s = 1 / statistics.median(times)
         memory_bytes = max(run["memory"] for run in runs[name])
+        step_flops = flops_by_form[is_flat and not name.startswith("PEFT")]
         tokens_per_s, share = steps_per_s * batch_tokens, steps_per_s * step_flops / peak_flops_per_s
         table_rows.append([
             name, f"{steps_per_s:.1f}", f"{ratio:.2f} [{least_ratio:.2f}, {greatest_ratio:.2f}]",
@@ -293,10 +244,14 @@ def measure_model(model_name: str, options: argparse.Namespace, folder: Path) ->
         }  # fmt: skip
     weight_count = limit.count_block_weights(backbone.model)
     print(f"\n{model_name}{' (two tiny layers)' if options.dry else ''}, {setup.precision}, {weight_count / 1e6:,.1f}M "
-          f"weights in blocks; peak {peak_flops_per_s / 1e12:.3g} TFLOP/s")  # fmt: skip
+          f"weights in blocks; peak {peak_flops_per_s / 1e12:.3g} TFLOP/s; lengths: {lengths}, "
+          f"{text_tokens / BATCH_SIZE:.1f} tokens on average; {form_of(backbone)}")  # fmt: skip
     header = ["", "trial-steps/s", "times as fast", "tokens/s", "share", "memory GB"]
     print(_common.format_table(header, table_rows), flush=True)
-    facts = {"block_parameters": weight_count, "flops_a_step": step_flops, "shapes": shapes, "limit": runs["limit"]}
+    facts = {
+        "block_parameters": weight_count, "flops_a_step": flops_by_form[is_flat], "shapes": shapes,
+        "limit": runs["limit"], "form": form_of(backbone), "lengths": lengths, "text_tokens": text_tokens,
+    }  # fmt: skip
     return {**facts, "runs": results}
 
 
@@ -307,10 +262,12 @@ def _parse_numbers(text: str) -> list[int]:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--models", default="gpt2-large,t5-base")
-    parser.add_argument("--packed", type=_parse_numbers, help="numbers of trials in the engine (default 1,4,16,64)")
-    parser.add_argument("--processes", type=_parse_numbers, help="numbers of processes side by side (default 2,4)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds (default 5)")
-    parser.add_argument("--steps", type=int, default=10, help="steps of each contender in a round (default 10)")
+    parser.add_argument("--lengths", default="one,sst2", help="lengths of the texts: one, sst2 or both (default)")
+    parser.add_argument("--long", action="store_true", help="more rounds, and PEFT in processes side by side")
+    parser.add_argument("--packed", type=_parse_numbers, help="numbers of trials in the engine (default 1,16,64)")
+    parser.add_argument("--processes", type=_parse_numbers, help="numbers of processes side by side (--long: 2,4)")
+    parser.add_argument("--rounds", type=int, help="rounds (default 3, with --long 5)")
+    parser.add_argument("--steps", type=int, help="steps of each contender in a round (default 5, with --long 10)")
     parser.add_argument("--square", type=int, default=8192, help="size of the largest matrix product (default 8192)")
     parser.add_argument("--dry", action="store_true", help="use tiny sizes, only to test that the benchmark runs")
     _common.add_out_option(parser)
@@ -327,20 +284,22 @@ def main(argv: list[str] | None = None) -> int:
             return 2
     if options.dry:
         options.rounds, options.steps, options.square = 1, 1, 64
-    options.packed = options.packed or ([1, 2] if options.dry else [1, 4, 16, 64])
+    options.rounds, options.steps = (
+        options.rounds or (5 if options.long else 3),
+        options.steps or (10 if options.long else 5),
+    )
+    options.packed = options.packed or ([1, 2] if options.dry else [1, 16, 64])
     if options.processes is None:
-        options.processes = [2] if options.dry else [2, 4]
+        options.processes = [2, 4] if options.long else []
     context = _common.run_context()
     print(_common.hardware_line(context))
-    models = {}
-    for name in options.models.split(","):
-        with tempfile.TemporaryDirectory() as folder:
-            models[name] = measure_model(name, options, Path(folder))
-    print("\n" + NOTES)
     settings = {name: value for name, value in vars(options).items() if name != "out"}
-    _common.save_result(
-        "gpu", {**context, "settings": settings, "models": models}, options.out, is_smoke_test=options.dry
-    )
+    print(NOTES)
+    for name, lengths in itertools.product(options.models.split(","), options.lengths.split(",")):
+        with tempfile.TemporaryDirectory() as folder:
+            models = {name: measure_model(name, lengths, options, Path(folder))}
+        result = {**context, "settings": settings, "models": models}
+        _common.save_result("gpu", result, options.out, is_smoke_test=options.dry)  # at once: a lease may end early
     return 0
 
 

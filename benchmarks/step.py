@@ -26,7 +26,7 @@ import numpy as np
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks import _common, limit
+from benchmarks import _common, _flops, limit
 from lopt import TrialConfig
 from lopt.batches import training_batches
 from lopt.engine import Engine
@@ -38,8 +38,9 @@ NOTES = """\
 times as fast: compared with Trainer in fp32, which pads to the longest text of the batch; in brackets the least and the
 greatest ratio of a round.
 tokens/s: tokens of prompt and text, without padding.
-share: the FLOP/s, with 4 FLOPs for each such token and each weight of the blocks, as a share of the fastest matrix
-product of this run in the same precision. With suffixes only the prompt's tokens count.
+share: the FLOP/s of what the contender computes (`benchmarks/_flops.py`), as a share of the fastest matrix product of
+this run in the same precision. Our contenders compute a prefix once for all rows of a batch, and with suffixes only the
+prompt's tokens.
 first: the time of the first pass over the examples, as a multiple of the time of a later pass.
 Trainer trains the prompt itself (prompt tuning) as a prefix, with the loss over the whole vocabulary. Our contenders
 train the named method with the loss over the label words. A suffix is another placement than PEFT's, so compare its
@@ -53,12 +54,14 @@ class Contender:
     Attributes:
         run_pass: trains once on all examples and returns the seconds of each step.
         trial_count: the number of trials that a step trains.
+        flat: whether its passes take the flat form.
     """
 
     run_pass: Callable[[], list[float]]
     precision: str
     trial_count: int = 1
     placement: str = "prefix"
+    flat: bool = False
 
 
 def begin_trial(arguments: argparse.Namespace, task: str, **changes: Any) -> Trial:
@@ -88,7 +91,7 @@ def our_contender(
         trials[0].clear_gradients()
         return _common.time_calls(engine.update_trials if packed_count else trials[0].update, arguments.steps)
 
-    return Contender(run_pass, changes["precision"], len(trials), placement)
+    return Contender(run_pass, changes["precision"], len(trials), placement, _flops.is_flat(trials[0].backbone))
 
 
 @lru_cache
@@ -213,8 +216,11 @@ def measure_task(arguments: argparse.Namespace, task: str, names: list[str]) -> 
         median_s = statistics.median(later_s)
         ratio, least_ratio, greatest_ratio = _common.speed_ratios(step_seconds_by_name[BASELINE][1:], later_s)
         tokens_per_s = batch_tokens / median_s
-        computed_tokens = arguments.batch * (PROMPT_LENGTH + (text_tokens if contender.placement == "prefix" else 0.0))
-        share = 4 * block_weight_count * computed_tokens / median_s / peak_by_precision[contender.precision]
+        flops = _flops.step_flops(
+            trial.backbone, prompt_length=PROMPT_LENGTH, batch_size=arguments.batch,
+            text_tokens=arguments.batch * text_tokens, flat=contender.flat, placement=contender.placement,
+        )  # fmt: skip
+        share = flops / median_s / peak_by_precision[contender.precision]
         table_rows.append([
             name, f"{median_s:.3f}", f"{ratio:.2f} [{least_ratio:.2f}, {greatest_ratio:.2f}]", f"{tokens_per_s:,.0f}",
             f"{share:.0%}", f"{first_s / median_s:.2f}",
@@ -222,7 +228,8 @@ def measure_task(arguments: argparse.Namespace, task: str, names: list[str]) -> 
         results[name] = {
             "precision": contender.precision, "trials": contender.trial_count, "placement": contender.placement,
             "median_s": median_s, "times_as_fast": [ratio, least_ratio, greatest_ratio], "tokens_per_s": tokens_per_s,
-            "share_of_peak": share, "first_pass_s": first_round[name][0], "passes_s": later_rounds[name],
+            "share_of_peak": share, "flat": contender.flat, "first_pass_s": first_round[name][0],
+            "passes_s": later_rounds[name],
         }  # fmt: skip
     print(
         f"\n{task}: {len(trial.data.train)} training texts with a mean of {text_tokens:.1f} tokens (at most "

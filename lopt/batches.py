@@ -1,7 +1,6 @@
 """Batches of texts of similar length. They depend on nothing but the lengths and a seed."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -40,12 +39,6 @@ def evaluation_batches(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndar
     sorted_positions = np.argsort(-lengths, kind="stable")
     for start in range(0, len(sorted_positions), batch_size):
         yield sorted_positions[start : start + batch_size]
-
-
-def to_device(values: Any, device: Any) -> Tensor:
-    """Return numbers as a tensor on a device. The CPU does not wait for the copy to a GPU."""
-    tensor = torch.as_tensor(values)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def collate(encoded: EncodedExamples, positions: np.ndarray, pad_id: int) -> tuple[Tensor, Tensor, Tensor]:

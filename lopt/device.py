@@ -1,7 +1,10 @@
-"""The processors that this process may use: a GPU or the CPU, and how many CPUs."""
+"""The processors that this process may use: a GPU or the CPU, and how many CPUs. Copies to a GPU and waits for it."""
 
 import os
+import time
 from typing import Any
+
+from lopt.types import Tensor
 
 
 def has_gpu() -> bool:
@@ -34,6 +37,25 @@ def default_device() -> Any:
     import torch
 
     return torch.device("cuda" if has_gpu() else "cpu")
+
+
+def to_device(values: Any, device: Any) -> Tensor:
+    """Return numbers as a tensor on a device. The CPU does not wait for the copy to a GPU."""
+    import torch
+
+    tensor = torch.as_tensor(values)
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def time_of_device_s(device: Any) -> float:
+    """Return the time in seconds of the performance counter, once a GPU has done all that it was told to do."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def usable_cpu_count() -> int:

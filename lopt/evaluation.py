@@ -19,7 +19,7 @@ from lopt.metrics import Predictions
 from lopt.resolve import resolve
 from lopt.soft_prompt import SoftPrompt
 
-EVALUATION_BATCH_SIZE = 32
+EVALUATION_BATCH_SIZE_BY_DEVICE = {"cpu": 32, "cuda": 256}
 
 
 def predict_split(
@@ -43,19 +43,23 @@ def predict_split(
     Returns:
         Predictions in the order of the split. Their logits are float64, `[N, C]`.
     """
-    logits_NC = np.empty((len(encoded), len(label_ids)), dtype=np.float64)
+    logits_by_batch: list[tuple[np.ndarray, Tensor]] = []
     progress_lock = threading.Lock()
 
     def predict_batch(positions: np.ndarray) -> None:
         ids_BT, lengths_B, _ = collate(encoded, positions, backbone.pad_id)
         with torch.inference_mode():
-            logits_NC[positions] = backbone.label_logits(soft_prompt, ids_BT, lengths_B, label_ids).cpu().numpy()
+            logits_BC = backbone.label_logits(soft_prompt, ids_BT, lengths_B, label_ids)
         with progress_lock:
+            logits_by_batch.append((positions, logits_BC))
             on_progress(len(positions))
 
     with Lanes(backbone) as lanes:
-        batches = evaluation_batches(encoded.token_counts, EVALUATION_BATCH_SIZE)
+        batches = evaluation_batches(encoded.token_counts, EVALUATION_BATCH_SIZE_BY_DEVICE[backbone.device.type])
         lanes.run(lambda positions: memory.run_in_parts(predict_batch, positions), batches)
+    logits_NC = np.empty((len(encoded), len(label_ids)), dtype=np.float64)
+    for positions, logits_BC in logits_by_batch:  # only here does the CPU wait for a GPU
+        logits_NC[positions] = logits_BC.cpu().numpy()
     return Predictions.of(encoded, logits_NC)
 
 

@@ -47,6 +47,18 @@ def release_unused() -> None:
         torch.cuda.empty_cache()
 
 
+def bytes_per_token(run_pass: Callable[[], int], device: torch.device) -> float:
+    """Return the bytes that one token takes at the peak of a forward and backward pass on a GPU.
+
+    Args:
+        run_pass: runs a pass and returns its number of tokens.
+    """
+    reset_peak(device)
+    bytes_before = torch.cuda.memory_allocated(device)
+    token_count = run_pass()
+    return max(1.0, (torch.cuda.max_memory_allocated(device) - bytes_before) / token_count)
+
+
 def reset_peak(device: torch.device) -> None:
     """Begin a measurement of the peak of memory. `peak_bytes` returns its result."""
     if device.type == "cuda":

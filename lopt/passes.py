@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,15 @@ class Row:
 
 Rows = Sequence[Row]
 SoftPrompts = Sequence[SoftPrompt]  # one for each packed trial, by its index
+
+
+def make_rows(texts_of_owners: Iterable[Iterable[tuple[int, ...]]]) -> list[Row]:
+    """Return the texts of each trial as rows, in the order of the trials."""
+    return [
+        Row(owner, token_ids, index_in_batch)
+        for owner, texts in enumerate(texts_of_owners)
+        for index_in_batch, token_ids in enumerate(texts)
+    ]
 
 
 def divide_into_passes(

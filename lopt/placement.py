@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 
+from lopt.device import to_device
 from lopt.types import Tensor
 
 
@@ -58,7 +59,7 @@ class Suffix(Placement):
         text_length, prompt_length = text_BTH.shape[1], prompt_BPH.shape[1]
         joined_BSH = torch.cat([text_BTH, prompt_BPH], dim=1)
         position_1S = torch.arange(text_length + prompt_length, device=text_BTH.device)[None]
-        text_ends_B1 = lengths_B.to(text_BTH.device)[:, None]
+        text_ends_B1 = to_device(lengths_B, text_BTH.device)[:, None]
         source_position_BS = torch.where(
             position_1S < text_ends_B1, position_1S, text_length + position_1S - text_ends_B1
         )

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lopt.device import to_device
 from lopt.placement import PREFIX, Placement
 from lopt.types import Tensor
 
@@ -43,6 +44,12 @@ class SoftPrompt:
         """Return the soft prompt with `function` applied to each tensor, for example to move it to another device."""
         update = None if self.update is None else function(self.update)
         return replace(self, prompt=function(self.prompt), update=update)
+
+    def unbind(self) -> list[SoftPrompt]:
+        """Return K soft prompts, each with its part of the tensors `[K, ...]` of this one."""
+        updates = [None] * len(self.prompt) if self.update is None else self.update.unbind(0)
+        pairs = zip(self.prompt.unbind(0), updates, strict=True)
+        return [replace(self, prompt=prompt, update=update) for prompt, update in pairs]
 
     def add_update(self, text_BTH: Tensor) -> Tensor:
         """Return the embeddings of the text plus the update, `[B, T, H]`. Tokens beyond S stay as they are."""
@@ -95,6 +102,14 @@ class PackedPrompts:
         """Return the packed prompts of a batch that consists of these rows, in this order."""
         return PackedPrompts(prompts=self.prompts, prompt_indices=[self.prompt_indices[row] for row in rows])
 
+    def without_unused(self) -> PackedPrompts:
+        """Return the same packed prompts without those that no row has."""
+        used_indices = sorted(set(self.prompt_indices))
+        return PackedPrompts(
+            prompts=[self.prompts[index] for index in used_indices],
+            prompt_indices=[used_indices.index(index) for index in self.prompt_indices],
+        )
+
     def add_update(self, text_BTH: Tensor) -> Tensor:
         """See `SoftPrompt.add_update`. Each row gets the update of its own prompt."""
         import torch
@@ -109,8 +124,8 @@ class PackedPrompts:
             [_pad_or_cut(empty_0H if update is None else update, token_count) for update in updates]
         )
         update_index_of_prompt = {index: number for number, index in enumerate(used_prompt_indices)}
-        update_index_of_row_B = torch.tensor([update_index_of_prompt[index] for index in self.prompt_indices])
-        return (text_BTH + updates_KTH[update_index_of_row_B.to(text_BTH.device)]).to(text_BTH.dtype)
+        update_index_of_row = [update_index_of_prompt[index] for index in self.prompt_indices]
+        return (text_BTH + updates_KTH[to_device(update_index_of_row, text_BTH.device)]).to(text_BTH.dtype)
 
     def join_text(self, text_BTH: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """See `SoftPrompt.join_text`. All rows are padded to the length that the longest prompt needs.
@@ -121,34 +136,34 @@ class PackedPrompts:
         import torch
 
         row_count, token_count, width = text_BTH.shape
-        device = text_BTH.device
         text_BTH = self.add_update(text_BTH)
         prompts = [soft_prompt.prompt.to(text_BTH.dtype) for soft_prompt in self.prompts]
         source_FH = torch.cat([text_BTH.reshape(-1, width), *prompts])
-        prompt_index_B = torch.tensor(self.prompt_indices)
-        prompt_lengths_K = torch.tensor([soft_prompt.length for soft_prompt in self.prompts])
+        # The indices are computed where the lengths are, on the CPU, and take one copy to a GPU.
+        lengths_device = lengths_B.device
+        prompt_index_B = torch.tensor(self.prompt_indices, device=lengths_device)
+        prompt_lengths_K = torch.tensor([soft_prompt.length for soft_prompt in self.prompts], device=lengths_device)
         prompt_begins_K = row_count * token_count + prompt_lengths_K.cumsum(0) - prompt_lengths_K  # in the source
-        prompt_lengths_B1 = prompt_lengths_K[prompt_index_B].to(device)[:, None]
-        prompt_begins_B1 = prompt_begins_K[prompt_index_B].to(device)[:, None]
+        prompt_lengths_B1 = prompt_lengths_K[prompt_index_B][:, None]
+        prompt_begins_B1 = prompt_begins_K[prompt_index_B][:, None]
         placements = list(dict.fromkeys(soft_prompt.placement for soft_prompt in self.prompts))
-        placement_K = torch.tensor([placements.index(soft_prompt.placement) for soft_prompt in self.prompts])
-        device_lengths_B = lengths_B.to(device)
-        tokens_before_prompt_XB = torch.stack(
-            [placement.tokens_before_prompt(device_lengths_B) for placement in placements]
-        )
-        tokens_before_prompt_B1 = tokens_before_prompt_XB.gather(0, placement_K[prompt_index_B].to(device)[None]).T
-        position_1S = torch.arange(token_count + int(prompt_lengths_K[prompt_index_B].max()), device=device)[None]
+        placement_numbers = [placements.index(soft_prompt.placement) for soft_prompt in self.prompts]
+        placement_K = torch.tensor(placement_numbers, device=lengths_device)
+        tokens_before_prompt_XB = torch.stack([placement.tokens_before_prompt(lengths_B) for placement in placements])
+        tokens_before_prompt_B1 = tokens_before_prompt_XB.gather(0, placement_K[prompt_index_B][None]).T
+        longest = token_count + int(prompt_lengths_K[prompt_index_B].max())
+        position_1S = torch.arange(longest, device=lengths_device)[None]
         is_prompt_BS = (position_1S >= tokens_before_prompt_B1) & (
             position_1S < tokens_before_prompt_B1 + prompt_lengths_B1
         )
         is_before_prompt_BS = position_1S < tokens_before_prompt_B1
         text_position_BS = torch.where(is_before_prompt_BS, position_1S, position_1S - prompt_lengths_B1)
         text_position_BS = text_position_BS.clamp(0, token_count - 1)  # prompt and padding have no text position
-        text_index_BS = text_position_BS + token_count * torch.arange(row_count, device=device)[:, None]
+        text_index_BS = text_position_BS + token_count * torch.arange(row_count, device=lengths_device)[:, None]
         source_index_BS = torch.where(
             is_prompt_BS, prompt_begins_B1 + position_1S - tokens_before_prompt_B1, text_index_BS
         )
-        return source_FH[source_index_BS], lengths_B + prompt_lengths_B1[:, 0].to(lengths_B.device)
+        return source_FH[to_device(source_index_BS, text_BTH.device)], lengths_B + prompt_lengths_B1[:, 0]
 
 
 def _pad_or_cut(update_SH: Tensor, token_count: int) -> Tensor:

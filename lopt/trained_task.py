@@ -38,7 +38,9 @@ def read_task(description: Mapping[str, Any]) -> Task | None:
     return Task(
         name=config["task"],
         title=entries["title"],
-        **{name: tuple(texts) for name, texts in text_lists.items()},
+        columns=tuple(entries["columns"]),
+        classes=tuple(classes),
+        label_words=tuple(config["label_words"]),
         template=config["template"],
         cut_column=entries["cut"],
         groups=tuple(entries.get("groups", ())),  # older descriptions lack them and the numbers

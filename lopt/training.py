@@ -24,14 +24,16 @@ from lopt.batches import collate, training_batches
 from lopt.checkpoint import TRIAL_ATTRIBUTES, Checkpoint
 from lopt.config import TrialConfig, reported_metrics
 from lopt.data import prepare_data, prepare_held_out
+from lopt.device import time_of_device_s, to_device
 from lopt.dropout import seeded_masks
 from lopt.evaluation import predict_split
 from lopt.failure import error_entry
 from lopt.final_scores import score_fields, score_held_out, score_reported_split
 from lopt.metrics import Predictions
 from lopt.optim import clip_gradients, make_optimizer, set_learning_rates
-from lopt.records import Evaluation, TrialRecord, collect_provenance, utc_now
+from lopt.records import Evaluation, TrialRecord, utc_now
 from lopt.resolve import resolve
+from lopt.trial_record import make_record
 
 # A trial has diverged when its loss is this many times larger than both the loss of guessing and its own first loss.
 _EXPLOSION_FACTOR = 20
@@ -42,7 +44,7 @@ class Trial:
 
     Attributes:
         config: the resolved configuration.
-        factors: the trained tensors by name.
+        factors: the trained tensors by name. frozen_factors: the random matrices of the method that are not trained.
         soft_prompt: function that computes the soft prompt with autograd. None for methods that change weights.
         step: number of updates since the present start. abandoned_starts, abandoned_steps: number of earlier starts,
             and of their updates (`lopt.restarts`). tokens: number of tokens trained on, without padding.
@@ -50,6 +52,8 @@ class Trial:
         evaluations: all evaluations so far. best: the best of them; None before the first.
         train_time_s, evaluation_time_s: seconds on the device, as in `TrialRecord`.
         predictions: predictions on the reported split, set by `finish` for a complete trial of the confirm phase.
+        optimizer: the optimiser of the factors. units: by a factor's name, the unit of its values, if it is not 1.
+        trains_alone: whether `advance` was called; then the peak of memory is this trial's own.
     """
 
     def __init__(self, config: TrialConfig, *, phase: str = "confirm") -> None:
@@ -66,15 +70,15 @@ class Trial:
         self.label_ids_on_cpu = tuple(self.label_ids.tolist())  # the same ids for code that runs on the CPU
         model = self.method.begin(frozen, config)
         self.backbone, self.factors = model.backbone, model.factors
-        self.counts, self.soft_prompt = model.counts, model.soft_prompt
+        self.counts, self.soft_prompt, self.frozen_factors = model.counts, model.soft_prompt, model.frozen_factors
         # Dropout is for training steps only. Evaluations use `self.backbone`, which has none.
         self._training_backbone = self.backbone.with_dropout(config.dropout) if config.dropout else self.backbone
-        self._units = model.units
-        self._optimizer = make_optimizer(config, self.factors, self.method.learning_rates(config), self._units)
+        self.units = model.units
+        self.optimizer = make_optimizer(config, self.factors, self.method.learning_rates(config), self.units)
         self._batches = training_batches(self.data.train.token_counts, config.batch_size, config.seed)
         self.step, self.abandoned_starts, self.abandoned_steps, self.tokens, self.diverged = 0, 0, 0, 0, False
         self.train_time_s, self.evaluation_time_s = 0.0, 0.0
-        self._trains_alone = False  # whether `advance` was called; then the peak of memory is this trial's own
+        self.trains_alone = False
         self._max_part_size = 0  # number of examples that fit into memory at once; 0 while a whole batch fits
         self._part_start = 0  # position in the batch at which the current part begins
         self._losses: list[Tensor] = []  # training losses since the last evaluation
@@ -103,13 +107,14 @@ class Trial:
 
     def advance(self) -> Evaluation | None:
         """Make one update. If an evaluation is due after it, evaluate and return the result."""
-        if not self._trains_alone:
+        if not self.trains_alone:
             memory.reset_peak(self.backbone.device)
-            self._trains_alone = True
+            self.trains_alone = True
         step_start_s = time.perf_counter()
         self.update()
         is_evaluation_due = self.end_step()
-        step_end_s = time.perf_counter()
+        # Only here are the GPU's steps waited for: between two evaluations the CPU prepares steps ahead of the GPU.
+        step_end_s = time_of_device_s(self.backbone.device) if is_evaluation_due else time.perf_counter()
         self.train_time_s += step_end_s - step_start_s
         if not is_evaluation_due:
             return None
@@ -161,16 +166,20 @@ class Trial:
         dropout_masks = seeded_masks(self.backbone.device, self.config.seed, self.total_steps, self._part_start)
         with dropout_masks if self.config.dropout else contextlib.nullcontext():
             logits_BC = self._training_backbone.label_logits(self.soft_prompt(), ids_BT, lengths_B, self.label_ids)
-        return cross_entropy(logits_BC, labels_B.to(logits_BC.device))
+        return cross_entropy(logits_BC, to_device(labels_B, logits_BC.device))
 
     def clear_gradients(self) -> None:
-        self._optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
 
     def apply_gradients(self, loss: Tensor) -> None:
         """Make one optimiser step with the gradients of the factors. `loss` is the batch's loss before the step."""
-        set_learning_rates(self._optimizer, self.config, self.step)
-        clip_gradients(self.factors, self._units, self.config.clip_norm)
-        self._optimizer.step()
+        set_learning_rates(self.optimizer, self.config, self.step)
+        clip_gradients(self.factors, self.units, self.config.clip_norm)
+        self.optimizer.step()
+        self.record_step(loss)
+
+    def record_step(self, loss: Tensor) -> None:
+        """Count an optimiser step that has been made. `loss` is the batch's loss before the step."""
         self._losses.append(loss)
         self.step += 1
 
@@ -178,7 +187,7 @@ class Trial:
         """Abandon this start, and begin again from other initial values. Return False, as no evaluation is due."""
         self.abandoned_starts, self.abandoned_steps, self.step = self.abandoned_starts + 1, self.total_steps, 0
         self._losses.clear()
-        self._optimizer.state.clear()  # before `begin`, which copies the model for methods that train its weights
+        self.optimizer.state.clear()  # before `begin`, which copies the model for methods that train its weights
         self.clear_gradients()
         seed = restarts.seed_of_start(self.config.seed, self.abandoned_starts)
         new_factors = self.method.begin(self._frozen_backbone, self.config.replace(seed=seed)).factors
@@ -248,11 +257,11 @@ class Trial:
         """
         status = "diverged" if self.diverged else "complete" if self.step >= self.config.max_steps else "stopped"
         scores = self._final_scores(artifact) if status == "complete" else {}
-        return self._make_record(status, cell=cell, stratum=stratum, **scores)
+        return make_record(self, status, cell=cell, stratum=stratum, **scores)
 
     def failure_record(self, error: BaseException, **cell_and_stratum: str | None) -> TrialRecord:
         """Return the record of a trial that raised `error` after it had begun."""
-        return self._make_record("failed", **cell_and_stratum, error=error_entry(error))
+        return make_record(self, "failed", **cell_and_stratum, error=error_entry(error))
 
     def best_prompt(self) -> Prompt:
         """Return what was trained: the factors of the best evaluation, or the current ones if there was none yet."""
@@ -262,7 +271,7 @@ class Trial:
 
     def _final_scores(self, artifact: str | Path | None) -> dict[str, Any]:
         """Score the prompt of the best evaluation as `lopt.final_scores` says. Return the scores by field."""
-        self._optimizer.state.clear()  # fine-tuning needs this memory for the model that is scored
+        self.optimizer.state.clear()  # fine-tuning needs this memory for the model that is scored
         self.clear_gradients()
         assert self.best is not None
         with torch.no_grad():
@@ -279,39 +288,6 @@ class Trial:
             scores |= test_scores
         return scores
 
-    def _make_record(self, status: str, **fields: Any) -> TrialRecord:
-        examples_by_part = {"train": self.data.train, "selection": self.data.selection, "test": self.data.test}
-        best = self.best
-        return TrialRecord(
-            key=self.config.key,
-            config=self.config.to_dict(),
-            phase=self.phase,
-            status=status,
-            width=self.backbone.width,
-            trainable_parameters=self.counts.trainable,
-            stored_parameters=self.counts.stored,
-            materialised_parameters=self.counts.materialised,
-            steps=self.step,
-            abandoned_starts=self.abandoned_starts,
-            abandoned_steps=self.abandoned_steps,
-            max_steps=self.config.max_steps,
-            evaluations=tuple(self.evaluations),
-            selection_accuracy=best.selection_accuracy if best else None,
-            selection_loss=best.selection_loss if best else None,
-            selection_step=best.step if best else None,
-            selection_n=len(self.data.selection),
-            truncated={name: part.truncated_count for name, part in examples_by_part.items()},
-            protocol=self.data.protocol,  # how the examples were drawn, in words
-            wall_time_s=round(self.elapsed_s, 3),
-            train_time_s=round(self.train_time_s, 3),
-            evaluation_time_s=round(self.evaluation_time_s, 3),
-            peak_memory_bytes=memory.peak_bytes(self.backbone.device) if self._trains_alone else None,
-            tokens=self.tokens,
-            started_at=self.started_at,
-            provenance=collect_provenance(data_revision=self.data.revision, model_revision=self.backbone.revision),
-            **fields,
-        )
-
     # --- checkpoints --------------------------------------------------------------------------------------------
     def to_checkpoint(self, *, cell: str | None = None) -> bytes:
         """Return a checkpoint of the trial as the content of its file (`lopt.checkpoint`), for `restore`."""
@@ -324,7 +300,7 @@ class Trial:
             evaluations=self.evaluations,
             factors=self.factors,
             best_factors=self._best_factors,
-            optimizer_state=self._optimizer.state_dict()["state"],
+            optimizer_state=self.optimizer.state_dict()["state"],
             losses=self._losses,
         ).to_bytes()
 
@@ -336,7 +312,7 @@ class Trial:
         with torch.no_grad():
             for name, factor in self.factors.items():
                 factor.copy_(saved.factors[name])
-        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": saved.optimizer_state})
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": saved.optimizer_state})
         for name in TRIAL_ATTRIBUTES:
             setattr(self, name, entries[name])
         lengths = self.data.train.token_counts

@@ -11,8 +11,9 @@ from lopt.backbones._adapted import inject_adapters, target_names
 from lopt.backbones._checks import refuse_unfit_model
 from lopt.backbones._configs import Facts, window_of
 from lopt.backbones._loading import load_from_source, revision_of, source_of, torch_dtype
-from lopt.backbones._model import Backbone, Vocabulary
+from lopt.backbones._model import Backbone
 from lopt.backbones._names import BackboneSpec, facts, local_folder, names, spec_of
+from lopt.backbones._vocabulary import Vocabulary
 from lopt.device import default_device
 
 

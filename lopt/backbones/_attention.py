@@ -6,6 +6,8 @@ each block of rows the function cuts the rows out of the sequence, pads them, co
 of the real tokens back to their places in the sequence.
 """
 
+import threading
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from lopt.backbones._blocks import Block, Layout, drop_padding
+from lopt.backbones._varlen import attend_with_varlen_kernel
 
 ATTENTION_NAME = "lopt_flat"
 # Arguments of transformers' attention functions that change the result and that the flat form does not support.
@@ -55,10 +58,18 @@ def attend_in_blocks(
     if unsupported or dropout:
         raise ValueError(f"attention with {', '.join(unsupported) or 'dropout'} has no flat form")
     if layout.recorded_states is not None:
-        layout.recorded_states.append(torch.stack([key[0], value[0]]))
+        layout.recorded_states.append(torch.stack([key.squeeze(0), value.squeeze(0)]))
     scale = (query.shape[-1] ** -0.5 if scaling is None else scaling) * layout.score_factor
-    attend = _attend_with_torch_kernels if layout.use_torch_kernels else _attend_on_cpu
-    return attend(query[0], key[0], value[0], layout, module.layer_idx, scale)[None], None
+    # Unlike an index, squeeze has a backward pass that copies nothing.
+    return attend(query.squeeze(0), key.squeeze(0), value.squeeze(0), layout, module.layer_idx, scale)[None], None
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout, layer_index: int, scale: float) -> Tensor:
+    """Return attention `[N, H_q, D]` of queries `[H_q, N, D]` and keys and values `[H_kv, N, D]`."""
+    if layout.use_varlen_kernel:
+        return attend_with_varlen_kernel(query, key, value, layout, layer_index, scale)
+    attend_blocks = _attend_with_torch_kernels if layout.use_torch_kernels else _attend_on_cpu
+    return attend_blocks(query, key, value, layout, layer_index, scale)
 
 
 def _attend_with_torch_kernels(
@@ -67,8 +78,8 @@ def _attend_with_torch_kernels(
     """Return attention `[N, H_q, D]` from PyTorch's kernels. Queries are `[H_q, N, D]`, keys and values
     `[H_kv, N, D]`."""
     block_outputs = []
-    for block_number, block in enumerate(layout.blocks):
-        queries_RHTD = block.padded_rows(query)
+    for block_number, (query_block, block) in enumerate(layout.block_pairs):
+        queries_RHTD = query_block.padded_rows(query)
         attended_RHTD = scaled_dot_product_attention(
             queries_RHTD,
             block.visible_rows(key, 0, layer_index),
@@ -77,7 +88,7 @@ def _attend_with_torch_kernels(
             scale=scale,
             enable_gqa=len(query) != len(key),
         )
-        block_outputs.append(drop_padding(attended_RHTD.transpose(1, 2), block.real_indices))
+        block_outputs.append(drop_padding(attended_RHTD.transpose(1, 2), query_block.real_indices))
     return torch.cat(block_outputs)
 
 
@@ -104,15 +115,15 @@ class BlockAttention(torch.autograd.Function):
         output = query.new_empty(token_count, head_count, head_width)
         score_dtype = torch.promote_types(query.dtype, torch.float32)
         saved_tensors = []
-        for block_number, block in enumerate(layout.blocks):
-            queries = _group_heads(block.padded_rows(query), len(key))
+        for block_number, (query_block, block) in enumerate(layout.block_pairs):
+            queries = _group_heads(query_block.padded_rows(query), len(key))
             keys, values = block.visible_rows(key, 0, layer_index), block.visible_rows(value, 1, layer_index)
             scores = torch.matmul(queries.to(score_dtype), keys.to(score_dtype).transpose(2, 3))
-            scores_by_head = scores.view(*scores.shape[:2], -1, block.padded_length, scores.shape[3])
+            scores_by_head = scores.view(*scores.shape[:2], -1, query_block.padded_length, scores.shape[3])
             torch.add(layout.mask(block_number, scores)[:, :, None], scores_by_head, alpha=scale, out=scores_by_head)
             attention_weights = torch.softmax(scores, dim=3, dtype=score_dtype).to(query.dtype)
             saved_tensors += [queries, attention_weights]
-            _write_block(output, block, torch.matmul(attention_weights, values))
+            _write_block(output, query_block, torch.matmul(attention_weights, values))
         ctx.save_for_backward(key, value, *saved_tensors)
         ctx.layout, ctx.layer_index, ctx.scale = layout, layer_index, scale
         return output
@@ -122,18 +133,16 @@ class BlockAttention(torch.autograd.Function):
         """Return the gradients of queries, keys and values."""
         key, value, *saved_tensors = ctx.saved_tensors
         d_output = gradients[0]
-        d_query, d_key, d_value = (
-            key.new_empty(len(d_output), head_count, d_output.shape[2])
-            for head_count in (d_output.shape[1], len(key), len(value))
-        )
-        saved_by_block = zip(ctx.layout.blocks, saved_tensors[::2], saved_tensors[1::2], strict=True)
-        for block, queries, attention_weights in saved_by_block:
-            d_rows = _group_heads(block.padded_rows(d_output.transpose(0, 1)), len(key))
+        d_query = torch.empty_like(d_output, memory_format=torch.contiguous_format)
+        d_key, d_value = (key.new_empty(key.shape[1], len(key), key.shape[2]) for _ in range(2))
+        saved_by_block = zip(ctx.layout.block_pairs, saved_tensors[::2], saved_tensors[1::2], strict=True)
+        for (query_block, block), queries, attention_weights in saved_by_block:
+            d_rows = _group_heads(query_block.padded_rows(d_output.transpose(0, 1)), len(key))
             keys, values = block.visible_rows(key, 0, ctx.layer_index), block.visible_rows(value, 1, ctx.layer_index)
             d_attention_weights = torch.matmul(d_rows, values.transpose(2, 3))
             d_scores = torch._softmax_backward_data(d_attention_weights, attention_weights, 3, attention_weights.dtype)
             d_scores.mul_(ctx.scale)
-            _write_block(d_query, block, torch.matmul(d_scores, keys))
+            _write_block(d_query, query_block, torch.matmul(d_scores, keys))
             # Past states need no gradient.
             past_token_count = 0 if block.past_states is None else block.past_states.shape[4]
             d_keys = torch.matmul(d_scores[..., past_token_count:].transpose(2, 3), queries)
@@ -177,4 +186,34 @@ def _write_with_prefix_gradients(sequence_NHD: Tensor, block: Block, gradient_RH
         is_prefix_of_row_KR = block.prefix_of_row_R[None] == prefix_numbers_K1
         gradient_by_row_RX = gradient_RHSD[:, :, :prefix_token_count].transpose(1, 2).flatten(1)
         prefix_gradients_KX = is_prefix_of_row_KR.to(sequence_NHD.dtype) @ gradient_by_row_RX
-        sequence_NHD[prefix_block.begin : prefix_block.end] += prefix_gradients_KX.view(-1, *sequence_NHD.shape[1:])
+        prefix_gradients_NHD = prefix_gradients_KX.view(-1, *sequence_NHD.shape[1:])
+        sequence_NHD[prefix_block.begin : prefix_block.end].add_(prefix_gradients_NHD)
+
+
+class AttentionSwitch:
+    """A context in which a model uses another attention function, as long as any thread is in it.
+
+    Args:
+        configs: the configurations that its attention modules read the name of the function from.
+        name: the name under which transformers knows the function.
+    """
+
+    def __init__(self, configs: Sequence[Any], name: str) -> None:
+        self._configs, self._name = configs, name
+        self._usual_names: list[str] = []
+        self._running_pass_count, self._lock = 0, threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._running_pass_count:
+                self._usual_names = [config._attn_implementation for config in self._configs]
+                for config in self._configs:
+                    config._attn_implementation = self._name
+            self._running_pass_count += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._running_pass_count -= 1
+            if not self._running_pass_count:
+                for config, usual_name in zip(self._configs, self._usual_names, strict=True):
+                    config._attn_implementation = usual_name

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +41,8 @@ class Block:
         prefix_of_row_R: for each row, the index of the row of `prefix_block` that precedes it.
         past_states: keys and values that precede the rows in each layer, `[L, 2, R, H_kv, S, D]`.
         past_lengths: how many of the S places are real, `[R]`.
+        host_prefix_of_row, host_past_lengths: the same numbers as `prefix_of_row_R` and `past_lengths` in the CPU's
+            memory, so that nothing waits for a GPU.
     """
 
     begin: int
@@ -51,12 +54,30 @@ class Block:
     prefix_of_row_R: Tensor | None = None
     past_states: Tensor | None = None
     past_lengths: Tensor | None = None
+    host_prefix_of_row: np.ndarray | None = None
+    host_past_lengths: np.ndarray | None = None
+
+    @property
+    def row_lengths(self) -> np.ndarray:
+        """Number of real tokens of each row, `[R]`."""
+        return np.full(self.row_count, self.padded_length) if self.lengths is None else self.lengths
 
     @property
     def row_ends(self) -> np.ndarray:
         """For each row, the index one past its last token in the sequence, `[R]`."""
-        lengths = np.full(self.row_count, self.padded_length) if self.lengths is None else self.lengths
-        return self.begin + np.cumsum(lengths)
+        return self.begin + np.cumsum(self.row_lengths)
+
+    @property
+    def prefix_numbers(self) -> np.ndarray:
+        """For each row, the index of the row of `prefix_block` that precedes it, `[R]`."""
+        assert self.prefix_of_row_R is not None
+        return self.prefix_of_row_R.cpu().numpy() if self.host_prefix_of_row is None else self.host_prefix_of_row
+
+    @property
+    def past_token_counts(self) -> np.ndarray:
+        """For each row, the number of tokens of the earlier pass that precede it, `[R]`."""
+        assert self.past_lengths is not None
+        return self.past_lengths.cpu().numpy() if self.host_past_lengths is None else self.host_past_lengths
 
     @property
     def end(self) -> int:
@@ -98,23 +119,35 @@ class Layout:
         score_factor: multiplies all attention scores. A number other than 1 makes attention wrong on purpose, to test
             whether the comparison with the plain form notices a wrong attention.
         use_torch_kernels: whether PyTorch's own attention runs. If not, `BlockAttention` runs.
+        use_varlen_kernel: whether one variable-length call computes all blocks (`_varlen`), in place of both.
+        key_plan: what that call needs, made in the first layer.
     """
 
     blocks: Sequence[Block]
     recorded_states: list[Tensor] | None = None
     score_factor: float = 1.0
     use_torch_kernels: bool = False
+    use_varlen_kernel: bool = False
+    key_plan: Any = None
     _masks: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def block_pairs(self) -> Sequence[tuple[Block, Block]]:
+        """For each block of keys and values, the block of the queries that see it, and itself. Here these are one."""
+        return [(block, block) for block in self.blocks]
 
     def mask(self, block_number: int, like: Tensor) -> Tensor:
         """Return what is added to a block's attention scores: 0 for what a token sees and -inf for the rest,
         `[1 or R, 1, T, S+T]`. It has the type and device of `like`. All layers share one mask."""
         if block_number not in self._masks:
-            self._masks[block_number] = _make_mask(self.blocks[block_number], like)
+            self._masks[block_number] = self._make_mask(self.blocks[block_number], like)
         return self._masks[block_number]
 
+    def _make_mask(self, block: Block, like: Tensor) -> Tensor:
+        return _make_causal_mask(block, like)
 
-def _make_mask(block: Block, like: Tensor) -> Tensor:
+
+def _make_causal_mask(block: Block, like: Tensor) -> Tensor:
     size = (block.padded_length, block.padded_length)
     causal_TT = torch.full(size, -torch.inf, dtype=like.dtype, device=like.device).triu(1)
     if block.past_states is None:

@@ -13,13 +13,10 @@ pass over the weights serves rows of any lengths and of any trials:
   changes the text (`FlatForm._append_whole_rows`), and a text without a prompt.
 
 The label of a row is read at the row's last token. The model's last MLP is computed only there (`_last_mlp`).
-`flat_form_agrees` checks, when a model is loaded, that the flat form gives the same as the plain form (`causal`).
+`_flat_check` checks, when a model is loaded, that the flat form gives the same as the plain form (`causal`).
 """
 
-import contextlib
-import re
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -27,82 +24,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lopt.backbones import _attention
-from lopt.backbones._blocks import Block, Layout, cut_into_blocks, drop_padding
+from lopt.backbones._attention import ATTENTION_NAME, AttentionSwitch, register
+from lopt.backbones._blocks import Layout
+from lopt.backbones._flat_input import FlatInput, cut_rows
 from lopt.backbones._last_mlp import last_mlp_only_at, restrict_last_mlp
 from lopt.backbones._texts import TextIds, TextStore
-from lopt.batches import to_device
-from lopt.placement import PLACEMENTS
+from lopt.backbones._varlen import has_varlen_kernel
+from lopt.device import to_device
 from lopt.soft_prompt import PackedPrompts, SoftPrompt
 
-# Matches config keys that limit which earlier tokens a token sees. A comparison on short texts would not show this.
-_LIMITED_SIGHT_KEY = re.compile(
-    r"(sliding|attention|local|global|block|chunk)_?(window|chunk|block|type|attention)|^window_size$"
-)
-# A deliberately wrong attention must lead at least this many times farther away from the plain form's result than the
-# right attention does (`flat_form_agrees`).
-_MIN_DISTANCE_RATIO = 4.0
 _TOKENS_PER_TEXT_PASS = 2048  # in a pass that computes keys and values of texts, without gradients
 # This many stored tokens cost as much as one computed token. This is a guess, used only for the size of passes.
 _STORED_TOKENS_PER_COMPUTED_TOKEN = 8
-
-
-class _FlatInput:
-    """The input of a flat pass while it is put together.
-
-    Attributes:
-        ids: token ids of the batch's texts, `[B, T]`.
-        lengths: number of real tokens of each text, `[B]`.
-        blocks: the blocks so far.
-        embeddings, position_ids: for each block, one tensor with the entries of its real tokens.
-        label_index_of_row: for each row of the batch, the index in the sequence at which its label is read.
-    """
-
-    def __init__(self, device: Any, ids: np.ndarray, lengths: np.ndarray) -> None:
-        self.device, self.ids, self.lengths = device, ids, lengths
-        self.blocks: list[Block] = []
-        self.embeddings: list[Tensor] = []
-        self.position_ids: list[Tensor] = []
-        self.label_index_of_row: dict[int, int] = {}
-
-    def append(
-        self,
-        rows_RTH: Tensor,
-        lengths: np.ndarray | None = None,
-        *,
-        first_position: int | Tensor = 0,
-        **block_fields: Any,
-    ) -> Block:
-        """Append a block and return it.
-
-        Args:
-            rows_RTH: embeddings of the block's rows.
-            lengths: number of real tokens of each row. None if all T are real.
-            first_position: position of a row's first token: one for all rows, or one for each.
-            block_fields: the fields of `Block` that describe what precedes the rows.
-        """
-        row_count, padded_length, _ = rows_RTH.shape
-        begin, real_indices = self.blocks[-1].end if self.blocks else 0, None
-        if lengths is not None and (lengths < padded_length).any():
-            real_indices = to_device(np.flatnonzero(np.arange(padded_length) < lengths[:, None]), self.device)
-        first_position_R1 = torch.as_tensor(first_position, device=self.device).expand(row_count)[:, None]
-        position_ids_RT = first_position_R1 + torch.arange(padded_length, device=self.device)
-        self.position_ids.append(drop_padding(position_ids_RT, real_indices))
-        self.embeddings.append(drop_padding(rows_RTH, real_indices))
-        block = Block(
-            begin=begin,
-            row_count=row_count,
-            padded_length=padded_length,
-            lengths=None if real_indices is None else lengths,
-            real_indices=real_indices,
-            **block_fields,
-        )
-        self.blocks.append(block)
-        return block
-
-    def mark_label_positions(self, block: Block, batch_rows: np.ndarray) -> None:
-        """Record where the labels of batch rows are read: at the last tokens of the block's rows, in the same order."""
-        self.label_index_of_row.update(zip(batch_rows.tolist(), (block.row_ends - 1).tolist(), strict=True))
 
 
 class FlatForm:
@@ -113,9 +46,9 @@ class FlatForm:
         weight_VH = model.get_input_embeddings().weight
         self.device, self.dtype = weight_VH.device, weight_VH.dtype
         self.use_torch_kernels = self.device.type != "cpu"  # if not, `_attention.BlockAttention` runs
-        self._running_pass_count, self._lock = 0, threading.Lock()
-        self._usual_attention_name = ""
-        _attention.register()
+        self.use_varlen_kernel = False  # in place of both; see `_varlen`
+        self._flat_attention = AttentionSwitch([model.config], ATTENTION_NAME)
+        register()
         restrict_last_mlp(model)
 
     def label_state(
@@ -133,10 +66,10 @@ class FlatForm:
         """
         ids, lengths = ids_BT.cpu().numpy(), lengths_B.cpu().numpy()
         packed_prompts = None if soft_prompt is None else soft_prompt.as_packed(len(ids))
-        flat_input = _FlatInput(self.device, ids, lengths)
+        flat_input = FlatInput(self.device, ids, lengths)
         all_rows = np.arange(len(ids))
         if packed_prompts is None:
-            for block_rows, longest_length in self._cut_rows(all_rows, lengths):
+            for block_rows, longest_length in cut_rows(all_rows, lengths, self.device):
                 block = flat_input.append(self._embed(ids[block_rows, :longest_length]), lengths[block_rows])
                 flat_input.mark_label_positions(block, block_rows)
         else:
@@ -150,7 +83,15 @@ class FlatForm:
                 self._append_suffixes(flat_input, packed_prompts, all_rows[has_shareable_text & has_length])
             self._append_whole_rows(flat_input, packed_prompts, all_rows[~is_prefix & ~has_shareable_text])
         label_indices_B = to_device([flat_input.label_index_of_row[row] for row in range(len(ids))], self.device)
-        return self._run(flat_input, label_indices_B, score_factor=score_factor)[label_indices_B]
+        return self._run(flat_input, label_indices_B, score_factor=score_factor).index_select(0, label_indices_B)
+
+    @property
+    def forms_of_attention(self) -> list[bool]:
+        """Values of `use_varlen_kernel` in the order in which they should be tried."""
+        config = self.model.config
+        head_count = getattr(config, "num_attention_heads", 0) or 1
+        head_width = getattr(config, "head_dim", None) or getattr(config, "hidden_size", 0) // head_count
+        return [True, False] if has_varlen_kernel(self.dtype, head_width, self.device.type) else [False]
 
     def token_count_of_row(self, soft_prompt: SoftPrompt, length: int) -> int:
         """Return about how many tokens a row with a text of this length takes in a pass. A stored token counts for a
@@ -164,7 +105,7 @@ class FlatForm:
         """See `lopt.backbones.Backbone.uncached_texts`."""
         return self.text_store.missing_texts(texts) if soft_prompt.has_shareable_text else []
 
-    def _append_rows_with_prefix(self, flat_input: _FlatInput, packed_prompts: PackedPrompts, rows: np.ndarray) -> None:
+    def _append_rows_with_prefix(self, flat_input: FlatInput, packed_prompts: PackedPrompts, rows: np.ndarray) -> None:
         """Append rows whose prompts are prefixes of one length. Each prompt is appended once."""
         if not len(rows):
             return
@@ -172,21 +113,23 @@ class FlatForm:
         prompts_KPH = torch.stack([packed_prompts.prompts[index].prompt for index in prompt_indices]).to(self.dtype)
         prefix_block = flat_input.append(prompts_KPH)
         prefix_number_of_row = dict(zip(rows.tolist(), prefix_numbers.tolist(), strict=True))
-        for block_rows, longest_length in self._cut_rows(rows, flat_input.lengths):
+        for block_rows, longest_length in cut_rows(rows, flat_input.lengths, self.device):
             text_RTH = self._embed(flat_input.ids[block_rows, :longest_length])
             text_RTH = packed_prompts.select_rows(block_rows.tolist()).add_update(text_RTH)
+            prefix_of_row = np.array([prefix_number_of_row[row] for row in block_rows.tolist()])
             block = flat_input.append(
                 text_RTH,
                 flat_input.lengths[block_rows],
                 first_position=prefix_block.padded_length,
                 prefix_block=prefix_block,
-                prefix_of_row_R=to_device([prefix_number_of_row[row] for row in block_rows.tolist()], self.device),
+                prefix_of_row_R=to_device(prefix_of_row, self.device),
+                host_prefix_of_row=prefix_of_row,
             )
             flat_input.mark_label_positions(block, block_rows)
 
-    def _append_suffixes(self, flat_input: _FlatInput, packed_prompts: PackedPrompts, rows: np.ndarray) -> None:
+    def _append_suffixes(self, flat_input: FlatInput, packed_prompts: PackedPrompts, rows: np.ndarray) -> None:
         """Append the prompts of rows whose texts come from the store. The prompts are suffixes of one length."""
-        for block_rows, _ in self._cut_rows(rows, flat_input.lengths):
+        for block_rows, _ in cut_rows(rows, flat_input.lengths, self.device):
             texts = [tuple(flat_input.ids[row, : flat_input.lengths[row]].tolist()) for row in block_rows]
             past_states, past_lengths_R = self.text_store.get(texts)
             prompt_index_of_row = [packed_prompts.prompt_indices[row] for row in block_rows]
@@ -198,13 +141,14 @@ class FlatForm:
                 first_position=past_lengths_R,
                 past_states=past_states,
                 past_lengths=past_lengths_R,
+                host_past_lengths=flat_input.lengths[block_rows],
             )
             flat_input.mark_label_positions(block, block_rows)
 
-    def _append_whole_rows(self, flat_input: _FlatInput, packed_prompts: PackedPrompts, rows: np.ndarray) -> None:
+    def _append_whole_rows(self, flat_input: FlatInput, packed_prompts: PackedPrompts, rows: np.ndarray) -> None:
         """Append rows of text and prompt that share nothing with other rows."""
         prompt_lengths = np.array([packed_prompts.prompts[index].length for index in packed_prompts.prompt_indices])
-        for block_rows, _ in self._cut_rows(rows, flat_input.lengths + prompt_lengths):
+        for block_rows, _ in cut_rows(rows, flat_input.lengths + prompt_lengths, self.device):
             lengths = flat_input.lengths[block_rows]
             text_RTH = self._embed(flat_input.ids[block_rows, : lengths.max()])
             rows_RSH, ends_R = packed_prompts.select_rows(block_rows.tolist()).join_text(
@@ -212,49 +156,27 @@ class FlatForm:
             )
             flat_input.mark_label_positions(flat_input.append(rows_RSH, ends_R.numpy()), block_rows)
 
-    def _cut_rows(self, rows: np.ndarray, lengths: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
-        """Cut rows of the batch into blocks of similar lengths. Yield each block's rows and their longest length."""
-        if len(rows):
-            sorted_rows = rows[np.argsort(lengths[rows], kind="stable")]
-            for first, end in cut_into_blocks(lengths[sorted_rows], self.device.type):
-                yield sorted_rows[first:end], int(lengths[sorted_rows[end - 1]])
-
     def _embed(self, ids: np.ndarray) -> Tensor:
         return self.model.get_input_embeddings()(to_device(ids, self.device))
 
     def _run(
         self,
-        flat_input: _FlatInput,
+        flat_input: FlatInput,
         read_indices_M: Tensor,
         recorded_states: list[Tensor] | None = None,
         score_factor: float = 1.0,
     ) -> Tensor:
         """Run the pass. Return its last hidden states, `[N, H]`, of which only those at the read indices are right."""
-        with self._flat_attention(), last_mlp_only_at(read_indices_M):
+        with self._flat_attention, last_mlp_only_at(read_indices_M):
             output = self.model.base_model(
                 inputs_embeds=torch.cat(flat_input.embeddings)[None],
                 position_ids=torch.cat(flat_input.position_ids)[None],
                 use_cache=False,
-                layout=Layout(flat_input.blocks, recorded_states, score_factor, self.use_torch_kernels),
+                layout=Layout(
+                    flat_input.blocks, recorded_states, score_factor, self.use_torch_kernels, self.use_varlen_kernel
+                ),
             )
-        return output.last_hidden_state[0]
-
-    @contextlib.contextmanager
-    def _flat_attention(self) -> Iterator[None]:
-        """Let the model use the attention of `_attention` as long as any thread is in this context."""
-        config = self.model.config
-        with self._lock:
-            if not self._running_pass_count:
-                self._usual_attention_name = config._attn_implementation
-                config._attn_implementation = _attention.ATTENTION_NAME
-            self._running_pass_count += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._running_pass_count -= 1
-                if not self._running_pass_count:
-                    config._attn_implementation = self._usual_attention_name
+        return output.last_hidden_state.squeeze(0)
 
     @cached_property
     def text_store(self) -> TextStore:
@@ -276,8 +198,8 @@ class FlatForm:
                 row_count = max(1, _TOKENS_PER_TEXT_PASS // lengths[waiting_rows[-1]])
                 pass_rows, waiting_rows = waiting_rows[-row_count:], waiting_rows[:-row_count]
                 recorded_states: list[Tensor] = []
-                flat_input, blocks_and_rows = _FlatInput(self.device, ids, lengths), []
-                for block_rows, longest_length in self._cut_rows(pass_rows, lengths):
+                flat_input, blocks_and_rows = FlatInput(self.device, ids, lengths), []
+                for block_rows, longest_length in cut_rows(pass_rows, lengths, self.device):
                     block = flat_input.append(self._embed(ids[block_rows, :longest_length]), lengths[block_rows])
                     blocks_and_rows.append((block, block_rows))
                 self._run(flat_input, to_device(np.arange(0), self.device), recorded_states)
@@ -286,45 +208,3 @@ class FlatForm:
                     for end, row in zip(block.row_ends.tolist(), block_rows.tolist(), strict=True):
                         states_by_row[row] = states_L2HND[..., end - lengths[row] : end, :].clone()
         return [states_by_row[row] for row in range(len(texts))]
-
-
-def flat_form_agrees(flat_form: FlatForm, plain_label_state: Callable[..., Tensor], ids_BT: Tensor) -> bool:
-    """Return whether both forms give the same results and this check would have noticed a wrong attention.
-
-    The flat form also runs with attention scores that are wrong on purpose: once halved, and once all equal. Its right
-    result must be far closer to the plain form's than the wrong results are. If attention hardly matters in a model, or
-    if rounding hides a wrong attention, the comparison proves nothing, and the answer is False.
-
-    Args:
-        plain_label_state: the plain form of `FlatForm.label_state`.
-        ids_BT: ordinary token ids.
-    """
-    config = flat_form.model.config.to_dict()
-    if any(_LIMITED_SIGHT_KEY.search(key) and value for key, value in config.items()):
-        return False
-    if set(config.get("layer_types") or ["full_attention"]) != {"full_attention"}:
-        return False
-    if any(isinstance(module, torch.nn.Conv1d) for module in flat_form.model.modules()):
-        return False  # a convolution would mix neighbouring rows
-    lengths_B = torch.tensor([ids_BT.shape[1] - 2 * row for row in range(len(ids_BT))])
-    prompt_PH = flat_form.model.get_input_embeddings()(ids_BT[0, :3])
-    tolerance = 0.5 if flat_form.dtype == torch.bfloat16 else 1e-4  # the forms round at different places in every layer
-    for placement in PLACEMENTS.values():
-        soft_prompt = SoftPrompt(prompt=prompt_PH, placement=placement)
-        plain_BH = plain_label_state(soft_prompt, ids_BT, lengths_B).float()
-
-        def distance_from_plain(
-            score_factor: float, soft_prompt: SoftPrompt = soft_prompt, plain_BH: Tensor = plain_BH
-        ) -> float:
-            flat_BH = flat_form.label_state(soft_prompt, ids_BT, lengths_B, score_factor=score_factor)
-            return float((flat_BH.float() - plain_BH).norm())
-
-        try:
-            right_distance = distance_from_plain(1.0)
-            wrong_distance = min(distance_from_plain(0.5), distance_from_plain(0.0))
-        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
-            return False  # an unusual attention, or a model that does not pass `layout` to it
-        is_close = right_distance <= tolerance * float(plain_BH.norm())
-        if not (is_close and right_distance * _MIN_DISTANCE_RATIO <= wrong_distance):
-            return False
-    return True

@@ -8,10 +8,10 @@ import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from lopt.backbones._checks import refuse_unfit_model
+from lopt.backbones._vocabulary import Vocabulary
 from lopt.soft_prompt import PackedPrompts, SoftPrompt
 
 if TYPE_CHECKING:
@@ -19,55 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, device, dtype
 
 # Matches config keys that cap the logits. A key that begins with "attn" caps attention scores instead.
-_SCALE_TOKEN_COUNT = 5000  # number of the commonest tokens whose embeddings say how large embeddings are
 _LOGIT_CAP_KEY = re.compile(r"^(?!attn).*logits?_soft_?cap")
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """A backbone's token embeddings, from which methods take initial values of prompts.
-
-    Attributes:
-        embed: a function that returns the embeddings `[..., H]` of token ids `[...]` as the model sees them. Some
-            families scale them.
-        size: number of rows of the embeddings.
-    """
-
-    embed: Any
-    size: int
-    tokenizer: Any
-    label_words: tuple[str, ...]
-
-    def token_embeddings(self, ids: np.ndarray) -> np.ndarray:
-        """Return the embeddings `[X, H]` of token ids `[X]`, in float64."""
-        return self.embed(ids).double().cpu().numpy()
-
-    def ordinary_token_ids(self, count: int) -> np.ndarray:
-        """Return the first `count` token ids that are not special.
-
-        They belong to the commonest tokens, because vocabularies are sorted by frequency or in the order of BPE's
-        merges.
-        """
-        import numpy as np
-
-        special_ids = set(self.tokenizer.all_special_ids)
-        token_count = min(len(self.tokenizer), self.size)
-        first_ids = range(min(token_count, count + len(special_ids)))
-        return np.array([token_id for token_id in first_ids if token_id not in special_ids][:count])
-
-    @property
-    def scale(self) -> float:
-        """Root mean square of the entries of the commonest tokens' embeddings."""
-        import numpy as np
-
-        return float(np.sqrt(np.mean(self.token_embeddings(self.ordinary_token_ids(_SCALE_TOKEN_COUNT)) ** 2)))
-
-    def label_word_embeddings(self) -> np.ndarray:
-        """Return the mean embedding of each label word's tokens, `[C, H]`, float64."""
-        import numpy as np
-
-        ids_by_word = [self.tokenizer(word, add_special_tokens=False)["input_ids"] for word in self.label_words]
-        return np.stack([self.token_embeddings(np.array(ids)).mean(axis=0) for ids in ids_by_word])
 
 
 class Backbone(ABC):
@@ -76,6 +28,7 @@ class Backbone(ABC):
     Attributes:
         autocast_dtype: the type in which a copy with trained weights computes. None for the type of its weights.
         dropout: the dropout rate, above 0 only in a copy for training steps (`with_dropout`).
+        flat: the flat form of passes, without padding, or None if passes take the plain form.
     """
 
     width: int
@@ -83,6 +36,7 @@ class Backbone(ABC):
     dtype: dtype
     autocast_dtype: Any = None
     dropout = 0.0
+    flat: Any = None
 
     def __init__(self, name: str, revision: str, model: Any, tokenizer: Any, *, window: int) -> None:
         import torch
@@ -124,12 +78,12 @@ class Backbone(ABC):
     @property
     def allows_parallel_passes(self) -> bool:
         """Whether several threads may run passes at the same time."""
-        return False  # a pass chooses the attention kernel for the whole process
+        return self.flat is not None  # a pass in the plain form chooses the attention kernel for the whole process
 
     @property
     def pads_rows(self) -> bool:
         """Whether all rows of a pass are padded to the longest. If not, a pass takes rows of any lengths."""
-        return True
+        return self.flat is None
 
     @abstractmethod
     def fill_template(self, template: str) -> str:
@@ -231,6 +185,7 @@ class Backbone(ABC):
         backbone_copy = copy.copy(self)
         backbone_copy.model = copy.deepcopy(self.model)
         unfuse(backbone_copy.model)
+        backbone_copy.flat = None  # its weights will change, and the stored keys and values of texts would be wrong
         return backbone_copy
 
     def with_dropout(self, rate: float) -> Self:
@@ -250,6 +205,9 @@ class Backbone(ABC):
 
         backbone_copy = copy.copy(self)
         backbone_copy.dropout = rate
+        backbone_copy.flat = (
+            None  # the flat form has no dropout in attention, and stores texts computed without dropout
+        )
         # The model must have dropout: a rate of 0.5 is then sure to change the logits of eight tokens.
         backbone_copy.model = with_dropout(self.model, 0.5)
         ids_BT, lengths_B = self.sample_ids(1, 8), torch.tensor([8], device=self.device)
@@ -326,7 +284,8 @@ class Backbone(ABC):
         The plain kernel is chosen in two cases. The first is a pass with gradients on the CPU, where the fused kernel's
         backward pass is several times slower at these lengths; but not if `allows_parallel_passes`, because the choice
         holds for all threads. The second is a pass with dropout on any device, because gradients of the fused kernels
-        may differ in some bits from run to run.
+        may differ in some bits from run to run. On a GPU, cuDNN's kernel is never chosen: it makes a plan for every new
+        shape, and texts bring new shapes at nearly every step.
         """
         import torch
         from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -337,6 +296,9 @@ class Backbone(ABC):
             )
             if is_fused_kernel_slow or self.dropout:
                 contexts.enter_context(sdpa_kernel(SDPBackend.MATH))
+            elif self.device.type == "cuda":
+                kernels = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+                contexts.enter_context(sdpa_kernel(kernels))
             if self.autocast_dtype is not None:
                 contexts.enter_context(torch.autocast(self.device.type, self.autocast_dtype))
             yield

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lopt.device import to_device
 from lopt.packages import cache_dir
 
 LIMIT_VARIABLE = "LOPT_TEXT_CACHE_GB"
@@ -90,7 +91,7 @@ class TextStore:
             states_L2RHSD[:, :, row, :, : len(text)] = (
                 computed_states[text] if text in computed_states else self._stored_states[text]
             )
-        return states_L2RHSD, torch.tensor([len(text) for text in texts], device=self.device)
+        return states_L2RHSD, to_device([len(text) for text in texts], self.device)
 
     def _store(self, text: TextIds, states: Tensor) -> None:
         size_bytes = states.numel() * states.element_size()

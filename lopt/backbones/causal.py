@@ -13,9 +13,10 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lopt.backbones import Backbone, Facts, load_from_source, revision_of, source_of, window_of
+from lopt.device import to_device
 from lopt.special_tokens import end_tokens, without_end_tokens
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ class CausalBackbone(Backbone):
     def __init__(self, name: str, revision: str, model: Any, tokenizer: Any) -> None:
         import torch
 
-        from lopt.backbones._flat import FlatForm, flat_form_agrees
+        from lopt.backbones._flat import FlatForm
+        from lopt.backbones._flat_check import flat_form_agrees
 
         takes_use_cache = "use_cache" in inspect.signature(model.forward).parameters
         self._forward_options = {"use_cache": False} if takes_use_cache else {}
@@ -44,9 +46,12 @@ class CausalBackbone(Backbone):
         super().__init__(name, revision, model, without_end_tokens(tokenizer), window=window)
         if self.dtype != torch.float64 and not self._uses_whole_head:  # fp64 is for tests, which use the plain form
             flat_form = FlatForm(self.model, self.pad_id)
-            with torch.no_grad():
-                if flat_form_agrees(flat_form, self._plain_label_state, self.sample_ids(4, 12)):
-                    self.flat = flat_form
+            for use_varlen_kernel in flat_form.forms_of_attention:
+                flat_form.use_varlen_kernel = use_varlen_kernel
+                with torch.no_grad():
+                    if flat_form_agrees(flat_form, self._plain_label_state, self.sample_ids(4, 12)):
+                        self.flat = flat_form
+                        break
 
     def _logits(self, **inputs: Any) -> Any:
         return self.model(**inputs, **self._forward_options).logits
@@ -69,24 +74,7 @@ class CausalBackbone(Backbone):
         if flat_form is not None:
             restrict_last_mlp(self.model)  # `unfuse` has undone it
             flat_form.use_torch_kernels = self.device.type != "cpu" if use_torch_kernels is None else use_torch_kernels
-
-    def copy(self) -> Self:
-        backbone = super().copy()
-        backbone.flat = None  # its weights will change, and the stored keys and values of texts would be wrong
-        return backbone
-
-    def with_dropout(self, rate: float) -> Self:
-        backbone = super().with_dropout(rate)
-        backbone.flat = None  # the flat form has no dropout in attention, and stores texts computed without dropout
-        return backbone
-
-    @property
-    def allows_parallel_passes(self) -> bool:
-        return self.flat is not None
-
-    @property
-    def pads_rows(self) -> bool:
-        return self.flat is None
+            flat_form.use_varlen_kernel = flat_form.use_varlen_kernel and use_torch_kernels is None
 
     def fill_template(self, template: str) -> str:
         without_mask = template.removesuffix("{mask}").rstrip() if template.endswith("{mask}") else template
@@ -127,13 +115,13 @@ class CausalBackbone(Backbone):
         """
         import torch
 
-        ids_BT, lengths_B = ids_BT.to(self.device), lengths_B.to(self.device)
-        inputs_BSH, ends_B = self.model.get_input_embeddings()(ids_BT), lengths_B
+        ends_B, inputs_BSH = lengths_B, self.model.get_input_embeddings()(to_device(ids_BT, self.device))
         if soft_prompt is not None:
             inputs_BSH, ends_B = soft_prompt.join_text(inputs_BSH, lengths_B)
             # If prompts have different lengths, the padding may reach beyond the window.
             inputs_BSH = inputs_BSH[:, : int(ends_B.max())]
-        return {"inputs_embeds": inputs_BSH}, (torch.arange(len(ids_BT), device=self.device), ends_B - 1)
+        label_positions_B = to_device(ends_B - 1, self.device)
+        return {"inputs_embeds": inputs_BSH}, (torch.arange(len(ids_BT), device=self.device), label_positions_B)
 
 
 def _learned_position_count(model: Any) -> int:

@@ -2,12 +2,21 @@
 
 The prompt is in the encoder's input. In the text, the sentinel `<extra_id_0>` marks where the label is missing.
 The decoder's input is `[start, <extra_id_0>]`, and the label is read at its second step, as in T5's own pre-training.
+
+A pass has two forms. The plain form pads all rows to one length. The flat form (`_flat_encoder`) has no padding. It is
+used if `flat_form_agrees` finds that it gives the same results.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lopt.backbones import Backbone, Facts, load_from_source, revision_of, source_of, window_of
+from lopt.device import to_device
+
+if TYPE_CHECKING:
+    from lopt.backbones._flat_encoder import FlatEncoderForm
 
 SENTINEL = "<extra_id_0>"
 _MARKED_SENTINEL = "\N{LOWER ONE EIGHTH BLOCK}<extra_id_0>"  # mT5's token begins with the character that marks a blank
@@ -16,7 +25,13 @@ _MARKED_SENTINEL = "\N{LOWER ONE EIGHTH BLOCK}<extra_id_0>"  # mT5's token begin
 class Seq2SeqBackbone(Backbone):
     """A frozen model like T5. There is no precision fp16, because fp16 overflows in these models."""
 
+    flat: FlatEncoderForm | None = None
+
     def __init__(self, name: str, revision: str, model: Any, tokenizer: Any) -> None:
+        import torch
+
+        from lopt.backbones._flat_check import flat_form_agrees
+
         vocabulary = tokenizer.get_vocab()
         self._sentinel_needs_blank = SENTINEL not in vocabulary and _MARKED_SENTINEL in vocabulary
         self._sentinel_id = vocabulary.get(_MARKED_SENTINEL if self._sentinel_needs_blank else SENTINEL)
@@ -27,6 +42,17 @@ class Seq2SeqBackbone(Backbone):
         super().__init__(name, revision, model, tokenizer, window=window_of(model.config.to_dict()))
         if self._sentinel_id not in tokenizer(self.fill_template("Text")).input_ids:
             raise ValueError(f"backbone {name!r}: its tokenizer has {SENTINEL}, but does not recognise it in a text")
+        if self.dtype != torch.float64 and not self._uses_whole_head:  # fp64 is for tests, which use the plain form
+            flat_form = self.make_flat_form()
+            with torch.no_grad():
+                if flat_form_agrees(flat_form, self._plain_label_state, self.sample_ids(4, 12)):
+                    self.flat = flat_form
+
+    def make_flat_form(self) -> FlatEncoderForm:
+        """Return the flat form of this backbone's passes."""
+        from lopt.backbones._flat_encoder import FlatEncoderForm
+
+        return FlatEncoderForm(self.model, (self._start_id, self._sentinel_id))
 
     def fill_template(self, template: str) -> str:
         with_mask = template if "{mask}" in template else f"{template} {{mask}}"
@@ -49,19 +75,22 @@ class Seq2SeqBackbone(Backbone):
         """Return the embeddings `[B, S, H]` of prompt and text, and the attention mask `[B, S]`."""
         import torch
 
-        ids_BT, lengths_B = ids_BT.to(self.device), lengths_B.to(self.device)
-        inputs_BSH = self.model.get_input_embeddings()(ids_BT)
+        inputs_BSH = self.model.get_input_embeddings()(to_device(ids_BT, self.device))
         if soft_prompt is not None:
             inputs_BSH, lengths_B = soft_prompt.join_text(inputs_BSH, lengths_B)
-        mask_BS = torch.arange(inputs_BSH.shape[1], device=self.device)[None] < lengths_B[:, None]
+        mask_BS = (
+            torch.arange(inputs_BSH.shape[1], device=self.device)[None] < to_device(lengths_B, self.device)[:, None]
+        )
         return {"inputs_embeds": inputs_BSH, "attention_mask": mask_BS.long()}
 
     def _decoder_ids(self, row_count: int) -> Any:
-        import torch
-
-        return torch.tensor([[self._start_id, self._sentinel_id]], device=self.device).expand(row_count, -1)
+        return to_device([[self._start_id, self._sentinel_id]], self.device).expand(row_count, -1)
 
     def _label_state(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> Any:
+        label_state = self._plain_label_state if self.flat is None else self.flat.label_state
+        return label_state(soft_prompt, ids_BT, lengths_B)
+
+    def _plain_label_state(self, soft_prompt: Any, ids_BT: Any, lengths_B: Any) -> Any:
         encoder_inputs = self._encoder_inputs(soft_prompt, ids_BT, lengths_B)
         encoded_BSH = self.model.get_encoder()(**encoder_inputs).last_hidden_state
         decoder_ids_B2 = self._decoder_ids(len(ids_BT))

@@ -87,6 +87,7 @@ class TrainableModel:
         factors: trained tensors by name. They are leaves of the autograd graph.
         soft_prompt: a function that makes the soft prompt from the factors. For weight methods it returns None.
         units: by a factor's name, the unit of its values and its learning rate, if it is not 1.
+        frozen_factors: random tensors by name, on the device, that the soft prompt needs and no step changes.
     """
 
     backbone: Backbone
@@ -94,6 +95,7 @@ class TrainableModel:
     soft_prompt: Callable[[], SoftPrompt | None]
     counts: Counts
     units: Mapping[str, float] = field(default_factory=dict)
+    frozen_factors: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Method(ABC):

@@ -186,4 +186,5 @@ class PromptMethod(Method):
             soft_prompt=lambda: self.soft_prompt({**frozen_factors, **factors}, config.options),
             counts=self.counts(shape),
             units=self.units(shape, vocabulary),
+            frozen_factors=frozen_factors,
         )

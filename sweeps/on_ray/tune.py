@@ -107,6 +107,7 @@ def prepare_cluster(
             return wait_for(cluster.one_shot_function(prepare, resources).remote(*arguments), left_s())
 
         prepared = resolve_settings(prepare_on_cluster)
+        limits["trials_per_gpu"] = options.trials_per_gpu or prepared["solo_count"]
         allocation = cluster.allocate(machines, options.trials_per_gpu or prepared["pack_size"], **limits)
         device_name = "GPU" if machines.has_gpus else "node"
         print(f"trials that share a backbone: {allocation.pack_size} on each {device_name}", flush=True)

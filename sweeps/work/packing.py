@@ -19,12 +19,21 @@ if TYPE_CHECKING:
     from lopt.config import TrialConfig
     from lopt.data import TaskData
 
-_MAX_PACK_SIZE = 16
+_MAX_PACK_SIZE_BY_DEVICE = {"cpu": 16, "cuda": 64}
 _MEMORY_SHARE = 0.8  # the part of the free memory that trials may take
+_MAX_SOLO_COUNT = 4  # trials that train alone, side by side on one GPU
+# A trial that trains alone takes at most about this many times the memory of the model's weights: its frozen copy, its
+# own copy, gradients, the optimiser's two averages, and activations.
+_SOLO_MEMORY_FACTOR = 8
 
 
 def choose_pack_size(
-    step_tokens: float, pass_tokens: float, memory_tokens: float = math.inf, trials_per_device: float = math.inf
+    step_tokens: float,
+    pass_tokens: float,
+    memory_tokens: float = math.inf,
+    trials_per_device: float = math.inf,
+    *,
+    device_type: str = "cpu",
 ) -> int:
     """Return how many trials train together: about as many as fill a pass, and not more than fit into memory.
 
@@ -34,13 +43,38 @@ def choose_pack_size(
         memory_tokens: How many tokens one pass may have at most to fit into memory.
         trials_per_device: How many trials each device will train; infinity if this is not known. They are divided
             evenly (twelve trials are not packed as ten and two), because a pass costs much even if it is nearly empty.
+        device_type: "cpu" or "cuda". A GPU takes more trials.
     """
     pack_size = max(1, math.floor(pass_tokens / step_tokens))
-    max_pack_size = math.floor(min(memory_tokens / step_tokens, _MAX_PACK_SIZE))
+    max_pack_size = math.floor(min(memory_tokens / step_tokens, _MAX_PACK_SIZE_BY_DEVICE[device_type]))
     if pack_size < trials_per_device < math.inf:
         round_count = max(1, round(trials_per_device / pack_size))
         pack_size = math.ceil(trials_per_device / round_count)
     return max(1, min(pack_size, max_pack_size))
+
+
+def choose_solo_count(weight_bytes: float, memory_bytes: float) -> int:
+    """Return how many trials that train alone should run side by side on one GPU.
+
+    One trial by itself leaves a GPU waiting for the CPU most of the time.
+
+    Args:
+        weight_bytes: The size of the model's weights.
+        memory_bytes: The memory of the GPU that these trials may share.
+    """
+    fitting_count = math.floor(_MEMORY_SHARE * memory_bytes / (_SOLO_MEMORY_FACTOR * weight_bytes))
+    return max(1, min(_MAX_SOLO_COUNT, fitting_count))
+
+
+def solo_count_here(backbone: Backbone) -> int:
+    """Return `choose_solo_count` for the backbone's device; 1 if it is not a GPU."""
+    import torch
+
+    if backbone.device.type != "cuda":
+        return 1
+    weight_bytes = sum(weight.numel() * weight.element_size() for weight in backbone.model.parameters())
+    free_bytes, _ = torch.cuda.mem_get_info(backbone.device)
+    return choose_solo_count(weight_bytes, free_bytes + weight_bytes)
 
 
 def tokens_per_step(backbone: Backbone, config: TrialConfig, data: TaskData) -> float:

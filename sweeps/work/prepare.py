@@ -31,12 +31,13 @@ def prepare(
         If a check fails, only "error": what is wrong, in one line. Otherwise these entries:
         "configs": the resolved configurations;
         "pack_size": how many trials should share a backbone here;
+        "solo_count": how many trials that train alone should run side by side on a GPU here;
         "baselines": the zero-shot baselines;
         "problems": the errors of baselines that could not be scored.
     """
     from lopt import backbones, data
-    from lopt.engine import MAX_PASS_TOKENS_BY_DEVICE
     from lopt.evaluation import measure_baselines
+    from lopt.pass_runner import max_pass_tokens
     from lopt.resolve import resolve
 
     set_threads(threads)
@@ -44,7 +45,8 @@ def prepare(
     baselines: list[dict[str, Any]] = []
     problems: list[str] = []
     step_token_counts: list[float] = []
-    pass_tokens, memory_tokens = 0, math.inf
+    solo_counts: list[int] = []
+    pass_tokens, memory_tokens, device_type = 0, math.inf, "cpu"
     try:
         for config_values in configs:
             config = resolve(TrialConfig.from_dict(config_values))
@@ -58,9 +60,12 @@ def prepare(
             resolved_configs.append(config)
             if config.shares_backbone:
                 step_token_counts.append(packing.tokens_per_step(backbone, config, task_data))
-                pass_tokens = MAX_PASS_TOKENS_BY_DEVICE[backbone.device.type]
+                device_type = backbone.device.type
+                pass_tokens = max_pass_tokens(backbone)
                 fitting_tokens = packing.tokens_in_memory(backbone, task_data, config.length or 0)
                 memory_tokens = min(memory_tokens, fitting_tokens)
+            else:
+                solo_counts.append(packing.solo_count_here(backbone))
     except (ValueError, OSError) as error:
         return {"error": to_one_line(error)}
     for index in baseline_indices:
@@ -71,10 +76,13 @@ def prepare(
     pack_size = 1
     if step_token_counts:
         mean_step_tokens = sum(step_token_counts) / len(step_token_counts)
-        pack_size = packing.choose_pack_size(mean_step_tokens, pass_tokens, memory_tokens, trials_per_device)
+        pack_size = packing.choose_pack_size(
+            mean_step_tokens, pass_tokens, memory_tokens, trials_per_device, device_type=device_type
+        )
     return {
         "configs": [config.to_dict() for config in resolved_configs],
         "pack_size": pack_size,
+        "solo_count": min(solo_counts, default=1),
         "baselines": baselines,
         "problems": problems,
     }

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import _common, gpu, limit, step
+from benchmarks import _common, _flops, _gpu_models, gpu, limit, step
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,8 +50,35 @@ def test_block_parameters_do_not_include_embeddings_and_head(name, millions):
     import torch
 
     with torch.device("meta"):
-        model, _ = gpu.build_model(name, dry=False)
+        model, _ = _gpu_models.build_model(name, dry=False)
     assert round(limit.count_block_weights(model) / 1e6) == millions
+
+
+def test_flops_are_those_of_the_tokens_that_pass_each_linear_layer():
+    """They are compared with the products that the linear layers of the engine's pass really compute."""
+    import torch
+
+    from lopt import backbones
+    from lopt.soft_prompt import SoftPrompt
+
+    backbone = backbones.load("tiny", "fp32")
+    counts = []
+
+    def count(module, inputs, output):
+        counts.append(inputs[0].shape[:-1].numel() * module.weight.numel())
+
+    layers = [module for module in backbone.model.base_model.modules() if isinstance(module, torch.nn.Linear)]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    lengths_B, ids_BT = torch.tensor([9, 4, 7]), torch.arange(1, 28).view(3, 9)
+    prompt = SoftPrompt(prompt=torch.zeros(5, backbone.width))
+    backbone.label_logits(prompt, ids_BT, lengths_B, torch.tensor([1, 2]))
+    for hook in hooks:
+        hook.remove()
+    sizes = {"prompt_length": 5, "batch_size": 3, "text_tokens": 20}
+    norm_weights = sum(weight.numel() for weight in backbone.model.parameters() if weight.ndim == 1)
+    assert _flops.step_flops(backbone, flat=True, **sizes) == pytest.approx(4 * (sum(counts) + norm_weights * 25))
+    weights = limit.count_block_weights(backbone.model)
+    assert _flops.step_flops(backbone, flat=False, **sizes) == 4 * weights * (15 + 20)
 
 
 def test_limit_measures_products_and_copies(tmp_path, capsys):
@@ -82,10 +109,13 @@ def test_without_a_gpu_only_a_dry_run_measures(tmp_path, capsys, monkeypatch):
     assert gpu.main([]) == 2
     assert capsys.readouterr().out.count("\n") == 1
     assert gpu.main(["--dry", "--processes", "", "--out", str(tmp_path)]) == 0
-    models = saved_result(tmp_path, "gpu")["models"]
-    assert set(models) == {"gpt2-large", "t5-base"}
-    for model in models.values():
+    results = [json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text().splitlines()]
+    measured = [(name, model) for result in results for name, model in result["models"].items()]
+    lengths_by_model = [(name, model["lengths"]) for name, model in measured]
+    assert lengths_by_model == [(name, kind) for name in ("gpt2-large", "t5-base") for kind in ("one", "sst2")]
+    for _, model in measured:
         assert {"our loop, one trial", "engine K=1", "engine K=2"} <= set(model["runs"])
+        assert model["form"].startswith("flat form")
 
 
 def test_the_result_of_a_smoke_test_is_saved_only_if_a_folder_is_given(monkeypatch, tmp_path):

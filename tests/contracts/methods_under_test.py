@@ -47,4 +47,4 @@ def train_trial(config):
 
 
 def tensors_of_optimiser(trial):
-    return {id(tensor): tensor for group in trial._optimizer.param_groups for tensor in group["params"]}
+    return {id(tensor): tensor for group in trial.optimizer.param_groups for tensor in group["params"]}

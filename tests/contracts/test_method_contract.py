@@ -180,6 +180,6 @@ def test_special_learning_rates_belong_to_factors_of_the_method(name):
     trial = Trial(config_for(name))
     rates = trial.method.learning_rates(trial.config)
     assert set(rates) <= set(trial.factors)
-    used = {id(tensor): group["rate"] for group in trial._optimizer.param_groups for tensor in group["params"]}
+    used = {id(tensor): group["rate"] for group in trial.optimizer.param_groups for tensor in group["params"]}
     default = trial.config.learning_rate
     assert used == {id(factor): rates.get(factor_name, default) for factor_name, factor in trial.factors.items()}

@@ -100,7 +100,7 @@ def test_packed_trials_of_t5_equal_trials_alone_at_equal_padding(folders, monkey
     real_logits = lopt.engine.Engine._logits
 
     def logits(self, trials, soft_prompts, rows):
-        longest = lopt.engine.Row(rows[0].owner, (0,) * 40, 0)  # it sets the padded length
+        longest = lopt.passes.Row(rows[0].owner, (0,) * 40, 0)  # it sets the padded length
         logits_RC, columns = real_logits(self, trials, soft_prompts, [*rows, longest])
         return logits_RC[: len(rows)], columns
 
@@ -365,8 +365,8 @@ def test_first_gradients_on_the_embedded_backbone(changes):
         "batch_size": 4, "max_steps": 2, "eval_every": 2,
     }  # fmt: skip
 
-    def make(seed, precision):
-        return Trial(TrialConfig(**{**changes, "seed": seed, "precision": precision}), phase="search")
+    def make(seed, precision, **more):
+        return Trial(TrialConfig(**{**changes, "seed": seed, "precision": precision, **more}), phase="search")
 
     errors = []
     for seed in (1, 2, 3):
@@ -376,7 +376,7 @@ def test_first_gradients_on_the_embedded_backbone(changes):
             reference.loss(reference.draw_batch()).backward()
         finally:
             reference.backbone.flat = flat
-        packed, other = make(seed, "fp32"), make(seed + 10, "fp32")
+        packed, other = make(seed, "fp32"), make(seed + 10, "fp32", length=changes["length"] + 1)
         engine = Engine()
         engine.admit(packed)
         engine.admit(other)

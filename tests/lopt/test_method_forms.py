@@ -71,8 +71,8 @@ def test_dept_trains_prompt_and_update_at_two_rates_with_one_schedule(tiny):
     )  # fmt: skip
     assert (config.learning_rate, config.optimizer, config.schedule, config.warmup) == (0.3, "adamw", "linear", 0.017)
     trial = Trial(config)
-    groups = trial._optimizer.param_groups
-    assert isinstance(trial._optimizer, torch.optim.AdamW)
+    groups = trial.optimizer.param_groups
+    assert isinstance(trial.optimizer, torch.optim.AdamW)
     factors_and_rates = [
         (
             {name for name, factor in trial.factors.items() if any(factor is trained for trained in group["params"])},

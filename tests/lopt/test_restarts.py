@@ -82,7 +82,7 @@ def test_a_new_start_is_as_good_as_a_first_one(tiny):
     rates = []
     while not trial.is_over:
         trial.advance()
-        rates.append(trial._optimizer.param_groups[0]["lr"])
+        rates.append(trial.optimizer.param_groups[0]["lr"])
     assert rates[3:6] == rates[:3] and len(rates) == 9, "three steps, and then all six from the beginning"
 
 

@@ -305,7 +305,7 @@ def test_every_learning_rate_warms_up_and_falls(tiny):
     trial, rates = Trial(config), []
     for _ in range(config.max_steps):
         trial.update()
-        rates.append([group["lr"] for group in trial._optimizer.param_groups])
+        rates.append([group["lr"] for group in trial.optimizer.param_groups])
     shares = np.array([0, 1 / 2, 1, 3 / 4, 1 / 2, 1 / 4])  # in the first two of six steps it rises
     np.testing.assert_allclose(rates, np.outer(shares, [0.4, 1e-3]), rtol=0, atol=1e-15)
 
@@ -341,7 +341,7 @@ def test_an_evaluation_batch_that_does_not_fit_is_computed_in_parts_and_the_othe
     trial = Trial(tiny)
     encoded, soft_prompt = trial.data.test, trial.soft_prompt().map(torch.Tensor.detach)
     whole = evaluation.predict_split(trial.backbone, soft_prompt, encoded, trial.label_ids).logits
-    batches = list(evaluation_batches(encoded.token_counts, evaluation.EVALUATION_BATCH_SIZE))
+    batches = list(evaluation_batches(encoded.token_counts, evaluation.EVALUATION_BATCH_SIZE_BY_DEVICE["cpu"]))
     tokens = [batch.size * encoded.token_counts[batch].max() for batch in batches]
     most_tokens, real_logits, sizes = sorted(tokens)[len(tokens) // 2], type(trial.backbone).label_logits, []
 

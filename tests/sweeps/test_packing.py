@@ -7,7 +7,7 @@ import math
 import pytest
 
 from lopt.training import Trial
-from sweeps.work.packing import choose_pack_size, tokens_in_memory, tokens_per_step
+from sweeps.work.packing import choose_pack_size, choose_solo_count, solo_count_here, tokens_in_memory, tokens_per_step
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ from sweeps.work.packing import choose_pack_size, tokens_in_memory, tokens_per_s
     [
         (16 * (10 + 30), 2048, math.inf, 3),  # 3.2 trials fill a pass: a fourth trial would need another pass
         (640, 1920, math.inf, 3),
-        (100, 16384, math.inf, 16),  # never more than 16
+        (100, 16384, math.inf, 16),  # never more than 16 on a CPU
         (5000, 2048, math.inf, 1),
         (640, 16384, 3000, 4),  # not more than fit into memory
         (640, 16384, 100, 1),
@@ -23,6 +23,11 @@ from sweeps.work.packing import choose_pack_size, tokens_in_memory, tokens_per_s
 )
 def test_how_many_trials_fill_a_pass(step_tokens, pass_tokens, memory_tokens, pack_size):
     assert choose_pack_size(step_tokens, pass_tokens, memory_tokens) == pack_size
+
+
+def test_a_gpu_takes_more_trials():
+    assert choose_pack_size(640, 16384, device_type="cuda") == 25
+    assert choose_pack_size(100, 16384, device_type="cuda") == 64, "never more than 64"
 
 
 @pytest.mark.parametrize(
@@ -61,3 +66,12 @@ def test_the_tokens_of_a_step_are_those_that_the_backbone_computes(tiny):
 def test_memory_sets_no_limit_on_a_cpu(tiny):
     trial = Trial(tiny)
     assert tokens_in_memory(trial.backbone, trial.data, 4) == math.inf
+
+
+@pytest.mark.parametrize(("weight_gb", "memory_gb", "count"), [(1.5, 140, 4), (1.5, 40, 2), (7, 80, 1), (30, 80, 1)])
+def test_trials_that_train_alone_share_a_gpu_as_far_as_memory_goes(weight_gb, memory_gb, count):
+    assert choose_solo_count(weight_gb * 1e9, memory_gb * 1e9) == count
+
+
+def test_without_a_gpu_one_trial_trains_alone_at_a_time(tiny):
+    assert solo_count_here(Trial(tiny).backbone) == 1
