@@ -24,6 +24,7 @@ class BackgroundCalls:
         after_calls: Is called when no call is waiting any more.
         interval_s: `after_calls` is also called when there was no call for this long. None means that it is not.
         close_timeout_s: How long `close` waits for the calls that have not been made yet.
+        is_note: Whether the message about a failure goes to standard output, because it is no error of the command.
     """
 
     def __init__(
@@ -33,8 +34,9 @@ class BackgroundCalls:
         after_calls: Callable[[], None] = lambda: None,
         interval_s: float | None = None,
         close_timeout_s: float = _CLOSE_TIMEOUT_S,
+        is_note: bool = False,
     ) -> None:
-        self._name, self._after_calls = name, after_calls
+        self._name, self._after_calls, self._is_note = name, after_calls, is_note
         self._interval_s, self._close_timeout_s = interval_s, close_timeout_s
         self._calls: queue.Queue[Callable[[], Any] | None] = queue.Queue(_MAX_WAITING_CALLS)
         self._has_failed, self._lock = False, threading.Lock()
@@ -86,4 +88,4 @@ class BackgroundCalls:
             self._has_failed = True
         reason = redact_secrets(to_one_line(error))
         message = f"{self._name} failed; the sweep continues without it: {type(error).__name__}: {reason}"
-        print(message, file=sys.stderr, flush=True)
+        print(message, file=sys.stdout if self._is_note else sys.stderr, flush=True)

@@ -43,7 +43,7 @@ class RunningTrials(Listener):
         self._progress, self._budget, self._clock = progress, budget, clock
         self._files = RunningFiles(store.folder / "running")
         self._background = BackgroundCalls(
-            "the page of running trials", after_calls=self._files.flush, interval_s=STATUS_INTERVAL_S
+            "the page of running trials", after_calls=self._files.flush, interval_s=STATUS_INTERVAL_S, is_note=True
         )
         self._stops: deque[dict[str, Any]] = deque(self._files.earlier_stops(), maxlen=_MAX_STOPS)
         self._step_counts: deque[tuple[float, int]] = deque([(clock(), 0)])  # steps of this command, and when

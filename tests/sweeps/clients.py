@@ -41,10 +41,12 @@ def without_durations(report):
     record = json.loads(report["record"])
     for name in MEASURED_FIELDS:
         record.pop(name)
-    for evaluation in record["evaluations"]:
+    last_evaluation = json.loads(report["evaluation"]) if report["evaluation"] else None
+    for evaluation in [*record["evaluations"], *filter(None, [last_evaluation])]:
         evaluation.pop("wall_time_s")
         evaluation.update({name: round(evaluation[name], 9) for name in ("selection_loss", "train_loss")})
-    return {**report, "record": {**record, "selection_loss": round(record["selection_loss"], 9)}}
+    record["selection_loss"] = round(record["selection_loss"], 9)
+    return {**report, "record": record, "evaluation": last_evaluation}
 
 
 def wait_until(condition, seconds=20):

@@ -126,7 +126,7 @@ def test_a_folder_of_running_trials_that_cannot_be_written_is_named_once_and_the
 
     monkeypatch.setattr(RunningFiles, "_write_lines", refuse)
     assert main(["--space", "smoke", "--local-mode", "--out", str(tmp_path), "--set", "trials=2"]) == 0
-    assert capsys.readouterr().err.count("the page of running trials failed; the sweep continues without it") == 1
+    assert capsys.readouterr().out.count("the page of running trials failed; the sweep continues without it") == 1
 
 
 def test_calls_in_the_background_keep_their_order_and_a_slow_one_does_not_hold_up_who_posts_it(capsys):
