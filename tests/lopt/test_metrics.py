@@ -7,12 +7,12 @@ import pytest
 import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn import metrics as sklearn_metrics
 
 from lopt import metrics
 from lopt.config import TrialConfig
 from lopt.metrics import Answers, Predictions
 
-sklearn_metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is the reference")
 CASES = range(200)
 
 
