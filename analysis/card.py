@@ -147,13 +147,15 @@ def _loading(cell: Cell) -> tuple[tuple[tuple[str, str], ...], str]:
         f"prompt = load_prompt({json.dumps(path, ensure_ascii=False)})\n"
         'prompt.predict(["An input of the task."])'
     )
-    code = (
+    code = [
         ("Load and predict in Python", python),
         ("Predict from the command line", f'python -m lopt predict --prompt {quoted_path} --text "An input."'),
-        ("Export for PEFT", f"python -m lopt export --prompt {quoted_path} --to peft my-adapter"),
-    )
+    ]
+    if (cell.config.get("options") or {}).get("placement", "prefix") == "prefix":  # PEFT puts a prompt before the text
+        export = f"python -m lopt export --prompt {quoted_path} --to peft my-adapter"
+        code.append(("Export for PEFT", export))
     exists = (to_location(trial.run) / "artifacts" / trial.key).is_dir()
-    return code, "" if exists else "The folder of this prompt is not there now, so these lines load nothing yet."
+    return tuple(code), "" if exists else "The folder of this prompt is not there now, so these lines load nothing yet."
 
 
 def _best_fact(group: Group, headline: Headline) -> tuple[tuple[str, str], ...]:
