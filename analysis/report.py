@@ -24,7 +24,6 @@ from analysis.folders import Folders
 from analysis.load import Results, declaration_warnings, load
 from analysis.page import Section, write_pages, write_report
 from analysis.runs import ReportError, find_named_runs
-from analysis.watching.server import watch
 from lopt import commands
 from lopt.errors import USAGE_ERROR, Parser, discard_output, to_one_line
 from lopt.locations import Location, redact_secrets, to_location
@@ -107,6 +106,8 @@ def _run(argv: Sequence[str] | None) -> int:
     try:
         try:
             if arguments.watch:
+                from analysis.watching.server import watch  # imported here, because it brings matplotlib
+
                 return watch(arguments.runs, to_location(arguments.results), arguments.port)
             if arguments.compare:
                 return _compare(arguments)

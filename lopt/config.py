@@ -8,7 +8,7 @@ from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from lopt import methods, metrics, tasks
+from lopt import methods, tasks
 from lopt.migrations import LATER_OPTIONS, LATER_SETTINGS, drop_later_defaults
 from lopt.registry import did_you_mean
 from lopt.settings import TrialSettings
@@ -86,6 +86,8 @@ def fill_in_defaults(settings: TrialSettings, task_spec: Task | None = None) -> 
     Raises:
         ValueError: as for `TrialConfig`.
     """
+    from lopt import metrics  # imported here, because it brings numpy, which --help does not need
+
     method, task = methods.get(settings.method), task_spec or tasks.get(settings.task)
     recipe_settings = dataclasses.asdict(method.recipe)
     fields = {name: value for name, value in recipe_settings.items() if getattr(settings, name) is None}
@@ -98,7 +100,8 @@ def fill_in_defaults(settings: TrialSettings, task_spec: Task | None = None) -> 
     label_words = task.label_words if settings.label_words is None else tuple(settings.label_words)
     task.check_verbalizer(template, label_words)
     traits = {"has_groups": bool(task.groups), "has_numbers": bool(task.class_numbers)}
-    metric = metrics.get_for_task(settings.metric or task.metric, task.classes, **traits)
+    name = task.metric if settings.metric is None else settings.metric
+    metric = metrics.get_for_task(name, task.classes, **traits)
     return {**fields, "template": template, "label_words": label_words, "metric": metric.name}
 
 

@@ -43,7 +43,8 @@ def migrate_from_schema_3(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def migrate_from_schema_4(record: Mapping[str, Any]) -> dict[str, Any]:
     """Add what schema 5 brought: the values of metrics other than accuracy and macro-F1."""
-    return {"held_out_scores": {}, "test_scores": {}, **record}
+    evaluations = [{"selection_scores": {}, **evaluation} for evaluation in record.get("evaluations") or ()]
+    return {"held_out_scores": {}, "test_scores": {}, **record, "evaluations": evaluations}
 
 
 MIGRATIONS: tuple[Callable[[Mapping[str, Any]], dict[str, Any]], ...] = (

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lopt import metrics
 from lopt.errors import cut_after_word, discard_output
 from lopt.records import TrialRecord
 from sweeps.listener import Listener
@@ -226,6 +225,8 @@ def _format_score(record: TrialRecord) -> str:
 
 def _format_metric(record: TrialRecord, score: float) -> str:
     """Return a score in percent, with the name of the record's metric unless that is accuracy."""
+    from lopt import metrics  # imported here, because it brings numpy, which --help does not need
+
     metric_title = "" if record.metric == "accuracy" else f" {metrics.title(record.metric)}"
     return f"{100 * score:.1f} %{metric_title}"
 

@@ -213,11 +213,11 @@ def _limit_bias(modules: Iterable[Any]) -> None:
 @cache
 def _make_limited_class(original_class: Any) -> type:
     class LimitedBiasAttention(original_class):  # type: ignore[misc]
-        def compute_bias(self, query_length: int, key_length: int, *arguments: Any, **options: Any) -> Any:
+        def compute_bias(self, *lengths: int, **options: Any) -> Any:
             token_count = getattr(_current_pass, "token_count", None)
             if token_count is not None:
-                query_length = key_length = token_count
-            return super().compute_bias(query_length, key_length, *arguments, **options)
+                lengths = (token_count, token_count, *lengths[2:])
+            return super().compute_bias(*lengths, **options)
 
     LimitedBiasAttention.__name__ = original_class.__name__
     LimitedBiasAttention.original_class = original_class  # type: ignore[attr-defined]

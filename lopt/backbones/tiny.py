@@ -1,8 +1,8 @@
 """A tiny random Llama for tests and the `smoke` space: nothing to download, a forward pass in milliseconds.
 
-Its tokens are the bytes and the label words of the built-in tasks. If two other label words begin with the same byte,
-each is given an unused token of its own, and its logit is read at that token. The token has no meaning, but neither has
-any answer of a random model.
+Its tokens are the bytes and the label words of the built-in tasks, but for number words. If two other label words
+begin with the same byte, each is given an unused token of its own, and its logit is read at that token. The token has
+no meaning, but neither has any answer of a random model.
 """
 
 from collections.abc import Mapping, Sequence

@@ -28,7 +28,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lopt import metrics
 from lopt.registry import did_you_mean
 from lopt.rows import read_rows
 from lopt.tasks._task import Division, Row, Task
@@ -122,6 +121,8 @@ def _parse_task(folder: Path, toml_text: str) -> Task:
         file_name = Path(division.file).name
         train = f"the other {_format_percent(1 - division.share)} of {file_name}"
         report = f"{_format_percent(division.share)} of {file_name}"
+    from lopt import metrics  # imported here, because it brings numpy, which --help does not need
+
     task = Task(
         name=str(folder),
         title=entries.get("title", folder.name),

@@ -3,7 +3,7 @@
 from dataclasses import asdict, astuple
 from typing import Any
 
-from lopt import backbones, data, metrics, tasks
+from lopt import backbones, data, tasks
 from lopt.errors import to_one_line
 from sweeps.planning import sizes
 from sweeps.planning.decisions import NoiseByTask, decision_lines
@@ -132,6 +132,8 @@ def _stopping_text(space: Space) -> str:
 
 def _optional_lines(plan: Plan) -> list[str]:
     """Return lines on settings that differ from the defaults: the sampler, dropout, the metric for selection."""
+    from lopt import metrics  # imported here, because it brings numpy, which --help does not need
+
     configs, lines = plan.space.all_sample_configs, []
     if plan.space.sampler != "tpe":
         lines.append(f"  sampler    {plan.space.sampler}")

@@ -7,8 +7,6 @@ the slowest cell.
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import accumulate
 from typing import Any
 
 from lopt.config import TrialConfig
@@ -82,6 +80,7 @@ class TrialQueue:
         self._finished_record_by_key = {record.key: record for record in finished}
         self._tried_keys: set[str] = set()  # keys of trials that this command has begun or queued
         self._search_by_running_trial: dict[QueuedTrial, _CellSearch] = {}
+        self._expected_step_totals = [0.0]  # of a cell's first n search trials together, for n from 0 on
         cell_searches = [self._new_cell_search(cell, index) for index, cell in enumerate(space.cells)]
         self._turns: Turns[_CellSearch, QueuedTrial] = Turns(cell_searches)
         search_by_cell_name = {cell_search.cell.name: cell_search for cell_search in cell_searches}
@@ -288,11 +287,12 @@ class TrialQueue:
         Args:
             steps_done: the steps that running trials have done, by key.
         """
-        max_steps, totals = self.space.max_steps, self._expected_step_totals
+        max_steps = self.space.max_steps
         expected_steps = (self.count_unfinished_trials()[1] - self._running_confirm_count()) * float(max_steps)
         for cell_search in self._turns.cell_searches:
             started_count = cell_search.started_count
-            expected_steps += totals[cell_search.planned_count] - totals[started_count]
+            expected_steps += self._steps_of_first(max(started_count, cell_search.planned_count))
+            expected_steps -= self._steps_of_first(started_count)
             expected_steps += cell_search.requeued_count * self._expected_steps(max(1, started_count))
         for trial, cell_search in self._search_by_running_trial.items():
             is_confirm = trial.phase == "confirm"
@@ -300,15 +300,16 @@ class TrialQueue:
             expected_steps += max(0.0, trial_steps - steps_done.get(trial.config.key, 0))
         return expected_steps
 
-    @cached_property
-    def _expected_step_totals(self) -> list[float]:
-        """The expected steps of a cell's first n search trials together, for n from 0 on."""
-        most_trials = max(cell_search.planned_count for cell_search in self._turns.cell_searches)
-        return [0.0, *accumulate(map(self.space.expected_steps, range(1, most_trials + 1)))]
+    def _steps_of_first(self, count: int) -> float:
+        """Return the expected steps of a cell's first search trials together."""
+        totals = self._expected_step_totals
+        while len(totals) <= count:
+            totals.append(totals[-1] + self.space.expected_steps(len(totals)))
+        return totals[count]
 
     def _expected_steps(self, position: int) -> float:
         """Return the expected steps of the search trial at a position (from 1) of its cell."""
-        return self._expected_step_totals[position] - self._expected_step_totals[position - 1]
+        return self._steps_of_first(position) - self._steps_of_first(position - 1)
 
     def _running_confirm_count(self) -> int:
         return sum(trial.phase == "confirm" for trial in self._search_by_running_trial)

@@ -42,7 +42,8 @@ def full(tmp_path_factory):
 def with_looks(tmp_path_factory):
     """The group of a run that adds seeds until it is decided."""
     root = tmp_path_factory.mktemp("looks") / "results"
-    (group,) = groups(load([simulated_run(lambda **settings: Store(root=root, **settings), [0.3, 0.0])]))
+    run = simulated_run(lambda **settings: Store(root=root, **settings), [0.3, 0.0], only_these_cells=True)
+    (group,) = groups(load([run]))
     return replace(group, design=SequentialDesign(margin=group.margin, looks=(3, 5), times=(0.6, 1.0)))
 
 

@@ -221,7 +221,7 @@ def test_hostile_text_is_escaped(store, tmp_path, capsys):
         "lopt1", 10, 5, status="failed", cell=hostile, error={"type": hostile, "message": hostile, "traceback": hostile}
     )
     _, html, markdown, _ = report(run.write(run=hostile, command=[hostile]), tmp_path, capsys)
-    assert html.count("<script") == 1 and "<script>alert" not in html
+    assert html.count("<script") == 2 and "<script>alert" not in html
     assert "<script" not in re.sub(r"`[^`]*`|^ {4}.*$", "", markdown, flags=re.MULTILINE)  # code shows it as it is
     for file in (tmp_path / "tables").glob("*.tex"):
         assert r"\input" not in file.read_text()

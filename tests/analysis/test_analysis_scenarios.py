@@ -93,7 +93,7 @@ def test_ties_go_to_the_smaller_cell_and_are_not_a_difference(store, capsys, see
         for seed in range(seeds):
             run.predict(run.confirm(method, 10, rank, 0.0, config__seed=seed, selection_accuracy=0.8), correct)
     text, verdicts = write_report(run.write(), capsys)
-    answer = next(line for line in text.splitlines() if line.startswith("**On "))
+    answer = next(line for line in text.splitlines() if line.startswith("On "))
     assert "LoPT-1 n=10 r=1 (586 parameters) is shown to be as good as the reference, full prompt tuning" in answer
     assert not any(verdict.startswith("inferior") for verdict in verdicts.values())
     frontier = (run.path / "report" / "tables" / "frontier.md").read_text()

@@ -307,7 +307,7 @@ def test_the_card_says_what_was_recorded(models, tmp_path):
         "`' bad'` negative, `' great'` positive",
         "more than 123 tokens",
         "rate 0.25,",
-        "selection: the best macro-F1 of the evaluations at every",
+        "selection: the best macro-F1 on held-out data, of the evaluations at every",
         "seed: 3; of the data: 42",
         f"key: {config.key}",
     ):

@@ -123,6 +123,8 @@ def test_the_built_in_tasks_have_no_notes(shared):
     for name in tasks.names():
         task: Task = tasks.get(name)
         for model, tokenizer in tokenizers.items():
+            if model == "tiny" and task.class_numbers:
+                continue  # it has no tokens for number words
             template = task.template if model == "t5-base" else task.causal_template or task.template
             filled_template = template.replace("{mask}", "").rstrip()
             assert label_word_notes(tokenizer, filled_template, task.label_words) == [], (name, model)

@@ -33,9 +33,9 @@ def test_there_is_a_migration_for_each_earlier_schema():
 
 
 def test_later_settings_have_their_defaults_in_older_records():
-    """The warm-up is an exception, because the method's recipe decides it."""
+    """The warm-up and the metric are exceptions, because the method's recipe and the task decide them."""
     defaults = {field.name: field.default for field in dataclasses.fields(TrialSettings)}
-    later = {name: value for name, value in migrations.LATER_SETTINGS.items() if name != "warmup"}
+    later = {name: value for name, value in migrations.LATER_SETTINGS.items() if name not in ("warmup", "metric")}
     assert later == {name: defaults[name] for name in later}
 
 

@@ -12,7 +12,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from lopt import TrialConfig, backbones, count_parameters, load_prompt, train
-from lopt.backbones import _attention, _flat
+from lopt.backbones import _attention
+from lopt.backbones._flat_input import FlatInput
 from lopt.backbones.seq2seq import Seq2SeqBackbone
 from lopt.backbones.tiny import tokenizer
 from lopt.methods.prompt_tuning import SPEC as PROMPT_TUNING
@@ -190,14 +191,14 @@ def test_a_model_whose_rounding_hides_its_attention_takes_the_plain_form(tmp_pat
 
 def test_rows_that_leak_into_each_other_are_noticed(tmp_path, monkeypatch):
     folder = save_model(tmp_path, small_model("llama"))
-    append = _flat._FlatInput.append
+    append = FlatInput.append
 
     def append_at_wrong_positions(self, rows_RTH, lengths=None, *, first_position=0, **context):
         """Positions go on from block to block."""
         wrong_position = first_position + 3 * len(self.blocks)
         return append(self, rows_RTH, lengths, first_position=wrong_position, **context)
 
-    monkeypatch.setattr(_flat._FlatInput, "append", append_at_wrong_positions)
+    monkeypatch.setattr(FlatInput, "append", append_at_wrong_positions)
     assert backbones.load(folder, "fp32").flat is None
     backbones.load.cache_clear()
 

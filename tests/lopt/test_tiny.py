@@ -40,7 +40,8 @@ def intents(tmp_path):
 
 
 def test_label_words_of_the_built_in_tasks_keep_their_tokens(tiny):
-    words = {word for name in tasks.names() for word in tasks.get(name).label_words}
+    all_tasks = map(tasks.get, tasks.names())
+    words = {word for task in all_tasks if not task.class_numbers for word in task.label_words}
     for word in words:
         assert len(tiny.tokenizer(word, add_special_tokens=False)["input_ids"]) == 1
     assert tiny.label_ids((" bad", " great")).tolist() == [259, 260]

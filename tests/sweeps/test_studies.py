@@ -6,6 +6,7 @@ from collections import Counter
 from itertools import accumulate
 
 import pytest
+from optuna.storages import InMemoryStorage
 
 import sweeps.search.queue
 from analysis.cells import groups
@@ -58,7 +59,7 @@ def trials_of_studies(queue):
     """
     counts = Counter()
     for cell_search in queue._turns.cell_searches:
-        for trial in cell_search.study._study.get_trials():
+        for trial in InMemoryStorage.get_all_trials(cell_search.study._storage, cell_search.study._study_id):
             state, intermediate_values = trial.state.name, ()
             value = trial.value if state == "COMPLETE" else None
             if state == "PRUNED":
