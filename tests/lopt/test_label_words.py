@@ -123,7 +123,7 @@ def test_the_built_in_tasks_have_no_notes(shared):
     for name in tasks.names():
         task: Task = tasks.get(name)
         for model, tokenizer in tokenizers.items():
-            if model == "tiny" and task.class_numbers:
+            if model == "tiny" and name in ("stsb", "winogrande"):
                 continue  # it has no tokens for number words
             template = task.template if model == "t5-base" else task.causal_template or task.template
             filled_template = template.replace("{mask}", "").rstrip()

@@ -39,9 +39,12 @@ def intents(tmp_path):
     return folder
 
 
+NOT_IN_TINY = ("stsb", "winogrande")  # number words
+
+
 def test_label_words_of_the_built_in_tasks_keep_their_tokens(tiny):
-    all_tasks = map(tasks.get, tasks.names())
-    words = {word for task in all_tasks if not task.class_numbers for word in task.label_words}
+    all_tasks = [tasks.get(name) for name in tasks.names() if name not in NOT_IN_TINY]
+    words = {word for task in all_tasks for word in task.label_words}
     for word in words:
         assert len(tiny.tokenizer(word, add_special_tokens=False)["input_ids"]) == 1
     assert tiny.label_ids((" bad", " great")).tolist() == [259, 260]
