@@ -88,10 +88,10 @@ class FlatForm:
     @property
     def forms_of_attention(self) -> list[bool]:
         """Values of `use_varlen_kernel` in the order in which they should be tried."""
-        config = self.model.config
-        head_count = getattr(config, "num_attention_heads", 0) or 1
-        head_width = getattr(config, "head_dim", None) or getattr(config, "hidden_size", 0) // head_count
-        return [True, False] if has_varlen_kernel(self.dtype, head_width, self.device.type) else [False]
+        # A configuration does not say it, if layers differ. Then, or if no layer says it, the kernel is not used.
+        widths: set[int] = {module.head_dim for module in self.model.modules() if hasattr(module, "head_dim")}
+        has_kernel = len(widths) == 1 and has_varlen_kernel(self.dtype, widths.pop(), self.device.type)
+        return [True, False] if has_kernel else [False]
 
     def token_count_of_row(self, soft_prompt: SoftPrompt, length: int) -> int:
         """Return about how many tokens a row with a text of this length takes in a pass. A stored token counts for a
