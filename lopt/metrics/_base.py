@@ -1,5 +1,6 @@
 """The class of all metrics."""
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from lopt.metrics._answers import Answers
 
 
-class Metric:
+class Metric(ABC):
     """A score of the answers to a split. A larger score is better.
 
     Attributes:
@@ -25,9 +26,9 @@ class Metric:
     needs_groups: ClassVar[bool] = False
     needs_numbers: ClassVar[bool] = False
 
+    @abstractmethod
     def score(self, answers: Answers) -> float:
         """Return the score of at least one answer, between `lowest` and `highest`."""
-        raise NotImplementedError
 
     def example_scores(self, answers: Answers) -> np.ndarray | None:
         """Return the score of each example, `[N]`, if the metric is their mean. Otherwise return None."""

@@ -76,10 +76,10 @@ def test_tensorboard_reads_the_curves_and_final_metrics_of_each_trial(run):
     for record in run.records():
         (folder,) = (run.folder / "tensorboard").glob(f"*/{record.phase}-{record.key[:8]}")
         reader = EventAccumulator(str(folder)).Reload()
-        found = (
+        written_curve = (
             {event.step: event.value for event in reader.Scalars("selection/accuracy")} if record.evaluations else {}
         )
-        assert found == pytest.approx(curve(record))
+        assert written_curve == pytest.approx(curve(record))
         assert reader.Scalars("final/trainable_parameters")[0].value == record.trainable_parameters
         if record.status == "complete":
             assert reader.Scalars("final/score")[0].value == pytest.approx(record.selection_score)
